@@ -1,0 +1,111 @@
+"""Control's end of the connection to one worker: requests out, acknowledgements and counts in."""
+
+from __future__ import annotations
+
+import array
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import trio
+
+from proxy import wire
+from proxy.errors import WireError
+
+# Builds the request once its number is known.
+Build = Callable[[int], wire.Message]
+
+
+class LinkLostError(Exception):
+    """The worker went away before it answered."""
+
+
+@dataclass(eq=False)
+class Pending:
+    """A request on its way. `wait` gives the worker's answer, or raises LinkLostError."""
+
+    on_ack: Callable[[wire.Ack], None] | None = None
+    done: trio.Event = field(default_factory=trio.Event)
+    ack: wire.Ack | None = None
+
+    async def wait(self) -> wire.Ack:
+        await self.done.wait()
+        if self.ack is None:
+            raise LinkLostError
+        return self.ack
+
+
+@dataclass(frozen=True)
+class _Outgoing:
+    payload: bytes
+    descriptors: Sequence[int]
+
+
+class Link:
+    """Requests are sent and answered in order; posting one never waits.
+
+    `on_message` is called for what the worker says that is not an answer (Hello, Remaining, Counts). It and the `on_ack` of
+    a request run as messages arrive, before whoever waits for an answer, so that counts are seen in the worker's order.
+    """
+
+    def __init__(self, stream: trio.socket.SocketType, on_message: Callable[[wire.Message], None]) -> None:
+        self._stream = stream
+        self._on_message = on_message
+        self._number = 0
+        self._pending: dict[int, Pending] = {}
+        self._outbox, self._outgoing = trio.open_memory_channel[_Outgoing](float("inf"))
+        self.lost = False
+
+    def post(
+        self, build: Build, descriptors: Sequence[int] = (), on_ack: Callable[[wire.Ack], None] | None = None
+    ) -> Pending:
+        """Put a request in line. The descriptors must stay open until it is answered."""
+        pending = Pending(on_ack)
+        if self.lost:
+            pending.done.set()
+            return pending
+        self._number += 1
+        self._pending[self._number] = pending
+        self._outbox.send_nowait(_Outgoing(wire.encode(build(self._number)), descriptors))
+        return pending
+
+    async def run(self) -> None:
+        """Carry messages until the worker is gone. Raises WireError if it does not make sense."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._send)
+                await self._receive()
+                nursery.cancel_scope.cancel()
+        finally:
+            self.lost = True
+            self._stream.close()
+            for pending in self._pending.values():
+                pending.done.set()
+            self._pending.clear()
+
+    async def _send(self) -> None:
+        async for message in self._outgoing:
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", message.descriptors))]
+            try:
+                await self._stream.sendmsg([message.payload], rights if message.descriptors else [])
+            except OSError:
+                return  # the receiving side sees the same end
+
+    async def _receive(self) -> None:
+        while True:
+            try:
+                payload = await self._stream.recv(wire.MAX_MESSAGE)
+            except OSError:
+                return
+            if not payload:
+                return
+            message = wire.decode(payload)
+            if isinstance(message, wire.Hello) and message.version != wire.VERSION:
+                raise WireError(f"the worker speaks version {message.version}, this release {wire.VERSION}")
+            if not isinstance(message, wire.Ack):
+                self._on_message(message)
+            elif pending := self._pending.pop(message.seq, None):
+                pending.ack = message
+                if pending.on_ack:
+                    pending.on_ack(message)
+                pending.done.set()

@@ -1,0 +1,110 @@
+"""The public listening sockets: bound once by control, accepted from by every worker."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+
+from proxy.core.address import Address
+from proxy.errors import AddressInUseError, ProxyError
+from proxy.kernel import procfs, sock_diag
+
+# The kernel caps it at net.core.somaxconn (listen(2)).
+BACKLOG = 65535
+
+# Keep-alive on the client's side finds peers that vanished without a word; accepted sockets inherit it (tcp(7)).
+_KEEPALIVE_IDLE, _KEEPALIVE_INTERVAL, _KEEPALIVE_PROBES = 60, 15, 4
+
+
+class BindError(ProxyError):
+    code = "bind"
+
+
+def bind(address: Address) -> socket.socket:
+    """Return a listening socket. Raises AddressInUseError, which names the holder, or BindError."""
+    listener = socket.socket(address.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        if address.is_unix:
+            _remove_stale(address)
+        else:
+            _set_options(listener)
+        listener.bind(address.sockaddr)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise _explain(address, error) from error
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def close(address: Address, listener: socket.socket) -> None:
+    listener.close()
+    if address.is_unix:
+        try:
+            os.unlink(address.path)
+        except FileNotFoundError:
+            return
+
+
+def bound_address(address: Address, listener: socket.socket) -> Address:
+    """What the kernel chose where the config says port 0."""
+    if address.is_unix or address.port:
+        return address
+    return Address(host=address.host, port=listener.getsockname()[1])
+
+
+def _set_options(listener: socket.socket) -> None:
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_IDLE)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEPALIVE_INTERVAL)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEPALIVE_PROBES)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if listener.family == socket.AF_INET6:
+        # So that "0.0.0.0:80" and "[::]:80" can stand side by side.
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+
+
+def _remove_stale(address: Address) -> None:
+    """Remove a socket file that nobody accepts on any more; anything else in that place is left for bind to refuse."""
+    try:
+        if not stat.S_ISSOCK(os.stat(address.path).st_mode):
+            return
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(address.path)
+        except ConnectionRefusedError:
+            os.unlink(address.path)
+
+
+def _explain(address: Address, error: OSError) -> ProxyError:
+    if error.errno == errno.EADDRINUSE:
+        return AddressInUseError(
+            f"{address} is taken{_holders(address)}",
+            hint="stop what holds it, or choose another address for `listen`",
+        )
+    if error.errno == errno.EACCES and not address.is_unix:
+        return BindError(
+            f"{address}: this user may not listen on a port below 1024",
+            hint="run as root, give the Python interpreter CAP_NET_BIND_SERVICE, or use a higher port",
+        )
+    if error.errno == errno.EADDRNOTAVAIL:
+        return BindError(f"{address}: this machine has no such address", hint="`ip address` lists those it has")
+    return BindError(f"{address}: {error.strerror or error}", hint="check `listen` in the config")
+
+
+def _holders(address: Address) -> str:
+    try:
+        owners = [
+            f"pid {pid} ({procfs.command_line(pid)})" for pid in sorted(sock_diag.holders(address) - {os.getpid()})
+        ]
+    except OSError:
+        return ""
+    return f" by {', '.join(owners)}" if owners else ""

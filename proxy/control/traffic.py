@@ -1,0 +1,74 @@
+"""What the workers counted, merged so that no counter ever goes backwards when a worker is replaced."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+
+from proxy import wire
+
+
+def _add_reasons(into: dict[str, int], more: dict[str, int]) -> None:
+    for reason, count in more.items():
+        into[reason] = into.get(reason, 0) + count
+
+
+def _add_generation(into: wire.GenerationCounts, more: wire.GenerationCounts) -> None:
+    into.active += more.active
+    into.connections += more.connections
+    into.received_client += more.received_client
+    into.received_backend += more.received_backend
+    into.sent_client += more.sent_client
+    into.sent_backend += more.sent_backend
+    _add_reasons(into.connect_errors, more.connect_errors)
+    into.duration.add(more.duration)
+    into.connect.add(more.connect)
+
+
+def _add(into: wire.Counts, more: wire.Counts) -> wire.Counts:
+    _add_reasons(into.refused, more.refused)
+    for number, counts in more.generations.items():
+        _add_generation(into.generations.setdefault(number, wire.GenerationCounts()), counts)
+    return wire.Counts(into.service, into.waiting + more.waiting, into.refused, into.generations)
+
+
+class Traffic:
+    """The last counts of each living worker, and the sum of those that are gone."""
+
+    def __init__(self) -> None:
+        self._gone: dict[str, wire.Counts] = {}
+        self._latest: dict[object, dict[str, wire.Counts]] = defaultdict(dict)
+
+    def record(self, worker: object, counts: wire.Counts) -> None:
+        self._latest[worker][counts.service] = counts
+
+    def retire(self, worker: object) -> None:
+        """Keep what a worker counted; its open connections went with it."""
+        for service, counts in self._latest.pop(worker, {}).items():
+            for generation in counts.generations.values():
+                generation.active = 0
+            ended = wire.Counts(service, 0, counts.refused, counts.generations)
+            self._gone[service] = _add(self._gone.get(service, wire.Counts(service, 0, {}, {})), ended)
+
+    def forget(self, service: str, generation: int = 0) -> None:
+        """Drop a generation's counts, or with 0 the whole service's."""
+        for by_service in (self._gone, *self._latest.values()):
+            if not generation:
+                by_service.pop(service, None)
+            elif service in by_service:
+                by_service[service].generations.pop(generation, None)
+
+    def of(self, service: str) -> wire.Counts:
+        """The sum over all workers, as of what they last said."""
+        total = copy.deepcopy(self._gone.get(service, wire.Counts(service, 0, {}, {})))
+        for by_service in self._latest.values():
+            if service in by_service:
+                total = _add(total, by_service[service])
+        return total
+
+    def connections(self, worker: object) -> int:
+        return sum(
+            generation.active
+            for counts in self._latest.get(worker, {}).values()
+            for generation in counts.generations.values()
+        )

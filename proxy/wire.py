@@ -1,0 +1,217 @@
+"""The messages between control and workers.
+
+Each message is one datagram on a Unix SOCK_SEQPACKET socket (unix(7)): the kernel keeps the boundaries, and descriptors
+travel with the message they belong to (SCM_RIGHTS, at most 253). The payload is JSON: `{"t": type, …fields}`.
+
+Control's requests carry a number (`seq`); the worker answers each with an `Ack` of the same number, in order. What a
+worker says unasked (`Hello`, `Remaining`) has none.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from proxy.errors import WireError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+VERSION = 1
+MAX_MESSAGE = 192 * 1024  # below the default net.core.wmem_default (212992), so that a send never needs splitting
+MAX_FDS = 253
+
+# Upper bounds in seconds; one more bucket counts what lies above the last.
+DURATION_BUCKETS = (0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 3600.0)
+CONNECT_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a replica in rotation accepts: an address as core.address writes it, IP literals only."""
+
+    replica: int
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What control asks; `seq` is filled in by the link that sends it."""
+
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Listen(Request):
+    """Start accepting on the listeners whose descriptors come along (one for each of `add`, in order), and stop on
+    those in `remove`: what waits in their queues is accepted first.
+    """
+
+    service: str
+    add: tuple[str, ...] = ()
+    remove: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Route(Request):
+    """The whole policy of a service for new connections; it replaces the one before in one step.
+
+    `endpoints` are the replicas in rotation of `generation`. While there are none, new connections wait up to
+    `connect_timeout`. `held`: a switch is under way, so new connections wait for the next Route (and go along
+    this one if control leaves). `paused`: they wait until a Route says otherwise, however long. `max_connections` is this
+    worker's share; None is no limit. Times are in seconds; an `idle_timeout` of 0 is none.
+    """
+
+    service: str
+    generation: int
+    endpoints: tuple[Endpoint, ...] = ()
+    held: bool = False
+    paused: bool = False
+    balance: str = "least"
+    connect_timeout: float = 5.0
+    idle_timeout: float = 0.0
+    max_connections: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Close(Request):
+    """Close what is still open of a generation, now. The Ack's `forced` says how many connections that were."""
+
+    service: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forget(Request):
+    """Drop the counters of a generation that is gone; with generation 0, the whole service."""
+
+    service: str
+    generation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot(Request):
+    """Ask for every count. One `Counts` for each service comes before the Ack."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exit(Request):
+    """Leave, closing whatever is still open."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """A worker's first words on each connection from control."""
+
+    version: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """A request was carried out. After a Route, `connections` holds the open connections of each generation."""
+
+    seq: int
+    connections: dict[int, int] = field(default_factory=dict)
+    forced: int = 0
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Remaining:
+    """Connections that a generation which is not the active one still has; 0 is said at once, others coalesced."""
+
+    service: str
+    generation: int
+    connections: int
+
+
+@dataclass(slots=True)
+class Histogram:
+    """Observations: `counts` per bucket (one longer than the bounds), and the `sum` of what was observed."""
+
+    counts: list[int]
+    sum: float = 0.0
+
+    @classmethod
+    def empty(cls, bounds: tuple[float, ...]) -> Histogram:
+        return cls([0] * (len(bounds) + 1))
+
+    def add(self, other: Histogram) -> None:
+        self.counts = [mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
+        self.sum += other.sum
+
+
+@dataclass(slots=True)
+class GenerationCounts:
+    """What one generation's connections did. `active` is a gauge, everything else only grows."""
+
+    active: int = 0
+    connections: int = 0
+    received_client: int = 0
+    received_backend: int = 0
+    sent_client: int = 0
+    sent_backend: int = 0
+    connect_errors: dict[str, int] = field(default_factory=dict)
+    duration: Histogram = field(default_factory=lambda: Histogram.empty(DURATION_BUCKETS))
+    connect: Histogram = field(default_factory=lambda: Histogram.empty(CONNECT_BUCKETS))
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Everything counted for one service: `waiting` holds connections that have no backend yet (a gauge)."""
+
+    service: str
+    waiting: int
+    refused: dict[str, int]
+    generations: dict[int, GenerationCounts]
+
+
+Message = Listen | Route | Close | Forget | Snapshot | Exit | Hello | Ack | Remaining | Counts
+
+_TYPES: Mapping[str, type[Any]] = {
+    kind.__name__.lower(): kind
+    for kind in (Listen, Route, Close, Forget, Snapshot, Exit, Hello, Ack, Remaining, Counts)
+}
+
+
+def encode(message: Message) -> bytes:
+    payload = json.dumps({"t": type(message).__name__.lower(), **asdict(message)}, separators=(",", ":")).encode()
+    if len(payload) > MAX_MESSAGE:
+        raise WireError(
+            f"a {type(message).__name__} message of {len(payload)} bytes is over the limit of {MAX_MESSAGE}"
+        )
+    return payload
+
+
+def decode(payload: bytes) -> Message:
+    """Raise WireError for anything that `encode` of this version did not write."""
+    try:
+        values = json.loads(payload)
+        kind = _TYPES[values.pop("t")]
+        for name, rebuild in _REBUILD.items():
+            if name in values:
+                values[name] = rebuild(values[name])
+        message: Message = kind(**values)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WireError(f"not a message of version {VERSION}: {payload[:80]!r} ({error!r})") from error
+    return message
+
+
+def _generation_counts(values: dict[str, Any]) -> GenerationCounts:
+    duration, connect = Histogram(**values.pop("duration")), Histogram(**values.pop("connect"))
+    return GenerationCounts(**values, duration=duration, connect=connect)
+
+
+# JSON has no tuples and no integer keys; these fields are put back into the shape that the dataclasses declare. A name
+# is enough: none is used for two shapes (`connections` of Remaining is a number and passes through).
+_REBUILD: Mapping[str, Callable[[Any], Any]] = {
+    "add": tuple,
+    "remove": tuple,
+    "endpoints": lambda items: tuple(Endpoint(**item) for item in items),
+    "connections": lambda value: (
+        {int(key): count for key, count in value.items()} if isinstance(value, dict) else value
+    ),
+    "generations": lambda items: {int(key): _generation_counts(values) for key, values in items.items()},
+}
