@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from textwrap import indent
 from typing import ClassVar
 
 
@@ -105,7 +106,7 @@ class Problem:
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
         key = f"{self.key}: " if self.key else ""
-        hint = f"\n    {self.hint}" if self.hint else ""
+        hint = "\n" + indent(self.hint, "    ") if self.hint else ""
         return f"{place}: {key}{self.message}{hint}"
 
 

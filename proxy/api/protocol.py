@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -12,18 +11,9 @@ if TYPE_CHECKING:
 
     import trio
 
+    from proxy.core.requests import SwapRequest
+
 Json = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class SwapRequest:
-    """`version` to go to; `deadline` in seconds for the drain (None: the config's); `command` makes the version known,
-    as an argument list.
-    """
-
-    version: str
-    deadline: float | None = None
-    command: tuple[str, ...] | None = None
 
 
 class Operation(Protocol):

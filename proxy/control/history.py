@@ -6,11 +6,13 @@ import json
 import logging
 import os
 from collections import deque
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from proxy.control import files
 from proxy.logs import facts
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Json = dict[str, Any]
 KEEP = 1000

@@ -44,8 +44,8 @@ class _Outgoing:
 class Link:
     """Requests are sent and answered in order; posting one never waits.
 
-    `on_message` is called for what the worker says that is not an answer (Hello, Remaining, Counts). It and the `on_ack` of
-    a request run as messages arrive, before whoever waits for an answer, so that counts are seen in the worker's order.
+    `on_message` is called for what the worker says that is not an answer (Hello, Remaining, Counts). It and the `on_ack`
+    of a request run as messages arrive, before whoever waits for an answer: counts are seen in the worker's order.
     """
 
     def __init__(self, stream: trio.socket.SocketType, on_message: Callable[[wire.Message], None]) -> None:
@@ -85,9 +85,10 @@ class Link:
 
     async def _send(self) -> None:
         async for message in self._outgoing:
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", message.descriptors))]
+            rights = array.array("i", message.descriptors).tobytes()
+            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if rights else []
             try:
-                await self._stream.sendmsg([message.payload], rights if message.descriptors else [])
+                await self._stream.sendmsg([message.payload], ancillary)
             except OSError:
                 return  # the receiving side sees the same end
 

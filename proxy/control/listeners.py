@@ -7,6 +7,7 @@ import os
 import socket
 import stat
 
+from proxy.control import ownership
 from proxy.core.address import Address
 from proxy.errors import AddressInUseError, ProxyError
 from proxy.kernel import procfs, sock_diag
@@ -101,10 +102,11 @@ def _explain(address: Address, error: OSError) -> ProxyError:
 
 
 def _holders(address: Address) -> str:
-    try:
-        owners = [
-            f"pid {pid} ({procfs.command_line(pid)})" for pid in sorted(sock_diag.holders(address) - {os.getpid()})
-        ]
-    except OSError:
-        return ""
-    return f" by {', '.join(owners)}" if owners else ""
+    """Name whoever listens on the port, on whichever address of it, as far as this user may see."""
+    if address.is_unix:
+        pids = ownership.holders(address)
+    else:
+        inodes = [listener.inode for listener in sock_diag.tcp_listeners(address.port)]
+        pids = set().union(*procfs.socket_owners(inodes).values())
+    named = ", ".join(ownership.describe(pid) for pid in sorted(pids - {os.getpid()}))
+    return f" by {named}" if named else " by a process that this user may not see"

@@ -9,14 +9,18 @@ from __future__ import annotations
 import json
 import logging
 import time
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import trio
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from proxy.control import files
+from proxy.control.backend import Record as BackendRecord  # noqa: TC001  # pydantic looks at it when it runs
+from proxy.kernel import procfs
 from proxy.logs import facts
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FORMAT = 1
 
@@ -38,7 +42,7 @@ class GenerationRecord(_Model):
     id: int
     version: str
     state: str
-    processes: list[ProcessRecord] = Field(default_factory=list)
+    backends: list[BackendRecord] = Field(default_factory=list)
 
 
 class ServiceRecord(_Model):
@@ -57,7 +61,10 @@ class ServiceRecord(_Model):
 
 
 class State(_Model):
+    """`boot` tells whether the processes in it can still run: pids and start times begin anew with every boot."""
+
     format: int = FORMAT
+    boot: str = Field(default_factory=procfs.boot_id)
     workers: list[ProcessRecord] = Field(default_factory=list)
     services: dict[str, ServiceRecord] = Field(default_factory=dict)
 
@@ -70,6 +77,7 @@ class StateFile:
         self.state = State()
         self.trouble = ""
         self._dirty = trio.Event()
+        self._writing = trio.Lock()
 
     def load(self) -> None:
         """Read the file. One that cannot be understood is renamed to `state.json.unreadable-TIME` and reported."""
@@ -100,17 +108,21 @@ class StateFile:
 
     async def flush(self) -> None:
         """Write now; returns when the state as of the call is on disk, or the trouble is reported."""
-        self._dirty = trio.Event()
-        data = json.dumps(self.state.model_dump(), indent=1).encode() + b"\n"
         with trio.CancelScope(shield=True):
-            try:
-                await trio.to_thread.run_sync(files.replace, self.path, data)
-            except OSError as error:
-                self._report(error)
-            else:
-                if self.trouble:
-                    log.info("state file is written again", extra=facts(file=self.path))
-                self.trouble = ""
+            async with self._writing:
+                self._dirty = trio.Event()
+                data = json.dumps(self.state.model_dump(), indent=1).encode() + b"\n"
+                await self._write(data)
+
+    async def _write(self, data: bytes) -> None:
+        try:
+            await trio.to_thread.run_sync(files.replace, self.path, data)
+        except OSError as error:
+            self._report(error)
+            return
+        if self.trouble:
+            log.info("state file is written again", extra=facts(file=self.path))
+        self.trouble = ""
 
     def _set_aside(self, error: Exception) -> None:
         aside = self.path.with_name(f"{self.path.name}.unreadable-{int(time.time())}")

@@ -7,17 +7,15 @@ import socket
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import trio
 
 from proxy import wire
-from proxy.control import processes
-from proxy.control.events import Bus
+from proxy.control import reaper
 from proxy.control.link import Link, LinkLostError, Pending
 from proxy.control.traffic import Traffic
 from proxy.core.backoff import Backoff
@@ -25,12 +23,19 @@ from proxy.errors import WireError
 from proxy.kernel import unixpath
 from proxy.logs import facts
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from proxy.control.events import Bus
+
 log = logging.getLogger(__name__)
 
 # A worker answers within its loop's turn, some milliseconds. One that takes this long is stuck and is replaced.
 ANSWER_TIMEOUT = 5.0
 # How often counts are fetched unasked: what a worker that is killed had counted since is lost.
 COUNT_INTERVAL = 5.0
+_COMMAND = (sys.executable, "-P", "-m", "proxy.relay")
 
 
 @dataclass(eq=False)
@@ -58,7 +63,7 @@ class WorkerPool:
     not answer is carried out by its successor.
     """
 
-    def __init__(self, count: int, folder: Path, bus: Bus, *, log_format: str) -> None:
+    def __init__(self, count: int, folder: Path, bus: Bus, log_format: str) -> None:
         self.count = count
         self.restarts = 0
         self.traffic = Traffic()
@@ -168,7 +173,9 @@ class WorkerPool:
                     await worker.process.wait()
             ready = _nothing
             self.restarts += 1
-            log.error("worker died; replacing it", extra=facts(pid=worker.process.pid, status=worker.process.returncode))
+            log.error(
+                "worker died; replacing it", extra=facts(pid=worker.process.pid, status=worker.process.returncode)
+            )
             self._bus.publish("worker", state="died", pid=worker.process.pid, worker=index)
             self.on_change()
             await trio.sleep(backoff.next_delay(trio.current_time() - began))
@@ -180,9 +187,8 @@ class WorkerPool:
             listener.bind(name)
             path.chmod(0o600)
             listener.listen(1)
-            process = await processes.spawn(
-                [sys.executable, "-P", "-m", "proxy.relay", "--fd", str(listener.fileno())]
-                + ["--log-format", self._log_format],
+            process = await reaper.spawn(
+                [*_COMMAND, "--fd", str(listener.fileno()), "--log-format", self._log_format],
                 pass_fds=[listener.fileno()],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,

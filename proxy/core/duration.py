@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from decimal import Decimal
 
@@ -25,11 +24,11 @@ def parse_duration(value: object) -> float:
     elif isinstance(value, int | float) and not isinstance(value, bool):
         seconds = Decimal(value)
     else:
-        raise ValueError(f"expected a duration, {_EXAMPLES}")
+        raise ValueError(f"expected a duration, {_EXAMPLES}")  # noqa: TRY004  # what pydantic collects
     if not seconds.is_finite():
-        raise ValueError(f"a duration is a finite number of seconds, {_EXAMPLES}; 0 is none")
+        raise ValueError(f"a duration is a finite length of time, {_EXAMPLES}")
     if seconds < 0:
-        raise ValueError(f"a duration cannot be negative; write it like {_EXAMPLES.removeprefix('for example ')}")
+        raise ValueError(f"a duration cannot be negative: {_EXAMPLES}")
     if seconds > LONGEST:
         raise ValueError("a duration is at most a year (8760h)")
     return float(seconds)
@@ -37,20 +36,20 @@ def parse_duration(value: object) -> float:
 
 def format_duration(seconds: float) -> str:
     """Write seconds as a user would, to the millisecond: `1m30s`, `1.5s`, `250ms`, `0`."""
-    if seconds != 0 and seconds < 1:
-        return f"{round(seconds * 1000)}ms"
-    minutes, rest = divmod(round(seconds, 3), 60)
-    hours, minutes = divmod(int(minutes), 60)
-    parts = [f"{hours}h" if hours else "", f"{minutes}m" if minutes else "", f"{round(rest, 3):g}s" if rest else ""]
+    milliseconds = round(seconds * 1000)
+    if 0 < milliseconds < 1000:
+        return f"{milliseconds}ms"
+    minutes, milliseconds = divmod(milliseconds, 60_000)
+    hours, minutes = divmod(minutes, 60)
+    parts = (f"{hours}h" * (hours > 0), f"{minutes}m" * (minutes > 0), f"{milliseconds / 1000:g}s" * (milliseconds > 0))
     return "".join(parts) or "0"
 
 
 def _from_text(text: str) -> Decimal:
-    if _BARE.fullmatch(text):
-        return Decimal(text)
-    parts = _PARTS.fullmatch(text)
-    if parts and text:
-        return sum((Decimal(n) * _SECONDS[unit] for unit, n in parts.groupdict().items() if n), Decimal(0))
-    if text.startswith("-") and math.isfinite(len(text)):
-        return Decimal(-1)
-    raise ValueError(f'"{text}" is not a duration; write a number with h, m, s or ms, {_EXAMPLES}')
+    sign, number = (-1, text[1:]) if text.startswith("-") else (1, text)
+    if _BARE.fullmatch(number):
+        return sign * Decimal(number)
+    parts = _PARTS.fullmatch(number)
+    if not parts or not number:
+        raise ValueError(f'"{text}" is not a duration; write a number with h, m, s or ms, {_EXAMPLES}')
+    return sign * sum((Decimal(n) * _SECONDS[unit] for unit, n in parts.groupdict().items() if n), Decimal(0))

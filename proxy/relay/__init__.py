@@ -1,0 +1,15 @@
+"""The worker: accepts connections and moves their bytes. It knows endpoints and generations, not versions.
+
+    __main__     the process: arguments, limits, trio
+    worker       everything one worker has, and what control may ask of it
+    link         the connection from control: requests in, answers out
+    service      one service: its policy, its listeners, and the clients that wait
+    acceptor     listeners, and when not to accept
+    connect      a client that has no backend yet
+    connection   a client and its backend: two sides, and the bytes between them
+    engine       the event loop that calls all of these
+    generation   the connections and counters of one generation
+
+Bytes are moved by plain functions called from one epoll loop (`engine`); trio holds that loop and the signals. An await
+for each read would cost more than everything else a relay does.
+"""

@@ -1,4 +1,4 @@
-"""What is wrong with a value, before its place in the file is known."""
+"""What a misspelt word probably stands for."""
 
 from __future__ import annotations
 
@@ -9,17 +9,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-class Wrong(ValueError):
-    """A value that cannot be used: a sentence, and a hint where there is one. Pydantic carries it to the loader."""
-
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.hint = hint
-
-
 def nearest(word: str, known: Iterable[str]) -> list[str]:
     """The known words, those most like `word` first."""
-    return sorted(known, key=lambda each: difflib.SequenceMatcher(None, word.lower(), each.lower()).ratio(), reverse=True)
+    return sorted(
+        known, key=lambda each: difflib.SequenceMatcher(None, word.lower(), each.lower()).ratio(), reverse=True
+    )
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

@@ -1,0 +1,146 @@
+"""What no single value shows: keys that contradict each other, and names that lead nowhere.
+
+The checks read the file's own tables, not the validated settings, so that one wrong value does not hide other errors.
+Values of a wrong type are skipped here: validation reports them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from proxy.config.findings import Finding
+from proxy.config.suggest import nearest, or_list, suggest
+from proxy.core import template
+from proxy.core.address import Address
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from proxy.config.positions import Path
+
+TableDict = dict[str, Any]
+
+_SET_BY_PROXY = {
+    "PORT": "{port}",
+    "PROXY_VERSION": "{version}",
+    "PROXY_GENERATION": "{generation}",
+    "PROXY_REPLICA": "{replica}",
+}
+
+
+def check(table: TableDict) -> Iterator[Finding]:
+    """Yield what is wrong between the keys of a whole config."""
+    services = _tables(table.get("services"))
+    for name, service in services.items():
+        path: Path = ("services", name)
+        versions = _tables(service.get("versions"))
+        yield from _active(path, service.get("active"), versions)
+        yield from _health((*path, "health"), _table(service.get("health")))
+        for version, recipe in versions.items():
+            yield from check_version((*path, "versions", version), recipe)
+    yield from _addresses(table, services)
+
+
+def _active(path: Path, active: object, versions: TableDict) -> Iterator[Finding]:
+    if not isinstance(active, str) or not versions or active in versions:
+        return
+    meant = suggest(active, versions)
+    known = f"the versions are {or_list(nearest(active, versions))}" if len(versions) > 1 else ""
+    question = f'did you mean "{meant}"?' if meant else f'there is only "{next(iter(versions))}"' if not known else ""
+    hint = "; ".join(filter(None, [question, known]))
+    yield Finding((*path, "active"), f'there is no version "{active}"', hint)
+
+
+def _health(path: Path, health: TableDict) -> Iterator[Finding]:
+    kind = health.get("type", "tcp")
+    if kind == "command" and not health.get("command"):
+        example = 'for example command = ["redis-cli", "-p", "{port}", "ping"]'
+        yield Finding((*path, "command"), 'type "command" needs a command', example)
+    if kind in {"tcp", "http", "none"} and health.get("command"):
+        hint = 'set type = "command", or remove it'
+        yield Finding((*path, "command"), f'a command is not run by checks of type "{kind}"', hint, at_key=True)
+    if "type" not in health:
+        for key in health.keys() & {"path", "status"}:
+            message = f'checks are of type "tcp" unless told otherwise, and use no {key}'
+            yield Finding((*path, key), message, 'add type = "http", or remove it', at_key=True)
+
+
+def check_version(path: Path, recipe: TableDict) -> Iterator[Finding]:
+    """Yield what is wrong between the keys of one version."""
+    if "address" in recipe:
+        yield from _external(path, recipe)
+    elif not recipe.get("command", "missing") or "command" not in recipe:
+        message = "a command cannot be empty" if "command" in recipe else "a version needs a command, or an address"
+        example = 'for example command = ["./app", "--port", "{port}"]'
+        yield Finding((*path, "command"), message, example)
+    if {"port", "socket"} <= template.names(_texts(recipe)):
+        message = "{port} and {socket} are both used, but a backend accepts on one of them"
+        yield Finding((*path, "command"), message, "remove one of them, in command or env")
+    for key, value in _table(recipe.get("env")).items():
+        if key in _SET_BY_PROXY and value != _SET_BY_PROXY[key]:
+            message = f"this variable is set by the proxy, to what {_SET_BY_PROXY[key]} stands for"
+            yield Finding((*path, "env", key), message, "use another name, or remove it", at_key=True)
+
+
+def _external(path: Path, recipe: TableDict) -> Iterator[Finding]:
+    if recipe["address"] == []:
+        yield Finding((*path, "address"), "at least one address is needed")
+    if "command" in recipe:
+        message = "a version has either a command or an address, and this one has both"
+        yield Finding((*path, "address"), message, "remove one of them", at_key=True)
+        return
+    for key in ("replicas", "env", "cwd", "user", "output"):
+        if key in recipe:
+            message = "this has no effect beside address: nothing is started here"
+            hint = "each address is one replica" if key == "replicas" else "remove it"
+            yield Finding((*path, key), message, hint, at_key=True)
+
+
+def _addresses(table: TableDict, services: TableDict) -> Iterator[Finding]:
+    """Every listener is bound once, and no backend is one of them."""
+    taken: dict[Address, str] = {}
+    for path, address in _listeners(table, services):
+        if address in taken and (address.port or address.is_unix):
+            yield Finding(path, f"{address} is already listened on by {taken[address]}", "remove one of them")
+        taken.setdefault(address, f"the service {path[1]}" if path[0] == "services" else "admin.listen")
+    for path, address in _backends(services):
+        if address in taken:
+            yield Finding(path, f"{address} is the proxy itself: {taken[address]} listens there")
+
+
+def _listeners(table: TableDict, services: TableDict) -> Iterator[tuple[Path, Address]]:
+    for name, service in services.items():
+        yield from _parsed(("services", name, "listen"), service.get("listen"))
+    yield from _parsed(("admin", "listen"), _table(table.get("admin")).get("listen"))
+
+
+def _backends(services: TableDict) -> Iterator[tuple[Path, Address]]:
+    for name, service in services.items():
+        for version, recipe in _tables(service.get("versions")).items():
+            yield from _parsed(("services", name, "versions", version, "address"), recipe.get("address"))
+
+
+def _parsed(path: Path, value: object) -> Iterator[tuple[Path, Address]]:
+    """Every item that is an address. (A string is at `path` itself, an item of a list below it.)"""
+    items = enumerate(value) if isinstance(value, list) else [(None, value)]
+    for index, item in items:
+        try:
+            address = Address.parse(item, names=True) if isinstance(item, str) else None
+        except ValueError:
+            continue
+        if address:
+            yield (path if index is None else (*path, index)), address
+
+
+def _texts(recipe: TableDict) -> list[str]:
+    command = recipe.get("command")
+    words = [command] if isinstance(command, str) else command if isinstance(command, list) else []
+    return [text for text in [*words, *_table(recipe.get("env")).values()] if isinstance(text, str)]
+
+
+def _table(value: object) -> TableDict:
+    return value if isinstance(value, dict) else {}
+
+
+def _tables(value: object) -> dict[str, TableDict]:
+    return {name: each for name, each in _table(value).items() if isinstance(each, dict)}

@@ -1,0 +1,28 @@
+"""What every part of control shares, made once by the composition root."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from proxy.control.events import Bus
+    from proxy.control.history import History
+    from proxy.control.ports import Ports
+    from proxy.control.state import StateFile
+    from proxy.control.workers import WorkerPool
+    from proxy.metrics import Metrics
+
+
+@dataclass(frozen=True)
+class Deps:
+    config_path: Path
+    state_dir: Path
+    bus: Bus
+    history: History
+    metrics: Metrics
+    pool: WorkerPool
+    ports: Ports
+    state: StateFile

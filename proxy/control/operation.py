@@ -1,0 +1,118 @@
+"""One swap, rollback or restart: its phases as they happen, and its result."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from proxy.errors import ProxyError, StartError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from proxy.control.events import Bus
+    from proxy.metrics import Metrics
+
+Json = dict[str, Any]
+
+_REPORTED = ("start", "health", "switch", "drain", "stop")
+
+
+class Operation:
+    """Runs on, whoever waits for it. `result` is set once, at the end; then `wait` returns it."""
+
+    def __init__(
+        self, number: int, kind: str, service: str, origin: str | None, target: str, *, bus: Bus, metrics: Metrics
+    ) -> None:
+        self.id = number
+        self.kind = kind
+        self.service = service
+        self.origin = origin
+        self.target = target
+        self.generation: int | None = None
+        self.current = "start"
+        self.began = time.time()
+        self.scope = trio.CancelScope()
+        self.result: Json | None = None
+        self._seconds: dict[str, float] = {}
+        self._bus = bus
+        self._metrics = metrics
+        self._over = trio.Event()
+
+    def describe(self) -> Json:
+        return {
+            "id": self.id,
+            "service": self.service,
+            "kind": self.kind,
+            "from": self.origin,
+            "to": self.target,
+            "generation": self.generation,
+            "phase": self.current,
+            "started": round(self.began, 3),
+        }
+
+    async def wait(self) -> Json:
+        await self._over.wait()
+        assert self.result is not None  # noqa: S101 - set before the event, see _end
+        return self.result
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time a part of the operation and tell of its begin and end, also when it fails."""
+        self.current = name
+        began = trio.current_time()
+        self.publish("phase", phase=name, state="begin")
+        try:
+            yield
+        finally:
+            seconds = trio.current_time() - began
+            self._seconds[name] = self._seconds.get(name, 0.0) + seconds
+            self._metrics.phase(self.service, name, seconds)
+            self.publish("phase", phase=name, state="end", seconds=round(seconds, 6))
+
+    def publish(self, kind: str, **values: Any) -> None:
+        self._bus.publish(kind, operation=self.id, service=self.service, **values)
+
+    def succeed(self, *, drained: int = 0, forced: int = 0) -> None:
+        self._end("swapped", drained=drained, forced=forced)
+
+    def fail(self, error: ProxyError) -> None:
+        output = error.output if isinstance(error, StartError) else ()
+        self._end("failed", error=error.message, hint=error.hint, output=output)
+
+    def roll_back(self, reason: str, *, output: tuple[str, ...] = (), drained: int = 0, forced: int = 0) -> None:
+        self._end("rolled_back", error=reason, output=output, drained=drained, forced=forced)
+
+    def _end(
+        self,
+        result: str,
+        *,
+        drained: int = 0,
+        forced: int = 0,
+        error: str = "",
+        hint: str = "",
+        output: tuple[str, ...] = (),
+    ) -> None:
+        self.result = {
+            "service": self.service,
+            "from": self.origin,
+            "to": self.target,
+            "result": result,
+            "phases": {name: round(self._seconds.get(name, 0.0), 6) for name in _REPORTED},
+            "drained": drained,
+            "forced": forced,
+            "error": error or None,
+            "hint": hint,
+            "output": list(output),
+            "id": self.id,
+            "kind": self.kind,
+            "generation": self.generation,
+            "started": round(self.began, 3),
+            "finished": round(time.time(), 3),
+        }
+        self._metrics.swapped(self.service, result)
+        self.publish("result", result=self.result)
+        self._over.set()

@@ -1,0 +1,141 @@
+"""What backends print, kept in files: `state_dir/output/SERVICE/VERSION/GENERATION.REPLICA.log`.
+
+Files and not pipes, so that a backend never blocks on, or dies with, the control process. A file that has grown is
+copied to `….log.1` and emptied in place: the backend goes on writing to the descriptor it has (O_APPEND), and needs
+not know. What it prints between the last byte copied and the truncation is lost, as with logrotate's copytruncate.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import trio
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MAX_SIZE = 10 * 1024 * 1024  # bytes; a replica keeps up to twice that
+KEEP_GENERATIONS = 10
+_LOOK_EVERY = 5.0  # seconds. A backend that prints 100 MB/s overshoots by half a gigabyte, and then no more
+_TAIL_SIZE = 64 * 1024
+_MAX_LINE = 2000
+
+
+def safe_name(name: str) -> str:
+    """A file name for any service or version: what could leave the folder, or hide, is percent-encoded."""
+    quoted = quote(name, safe=" @+=,:~")
+    return f"%2E{quoted[1:]}" if quoted.startswith(".") else quoted
+
+
+def root(state_dir: Path) -> Path:
+    return state_dir / "output"
+
+
+def folder(state_dir: Path, service: str, version: str) -> Path:
+    """Where the files of a version are; it may not exist yet."""
+    return root(state_dir) / safe_name(service) / safe_name(version)
+
+
+def path(state_dir: Path, service: str, version: str, generation: int, replica: int) -> Path:
+    return folder(state_dir, service, version) / f"{generation}.{replica}.log"
+
+
+def open_for_append(file: Path) -> int:
+    """Create the file with its folders where they are missing; return a descriptor for a backend to write to."""
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+
+
+def files(version_folder: Path) -> list[Path]:
+    """The files of a version, oldest first: by generation, then replica, a rotated one before its successor."""
+    found = [(number, file) for file in _listed(version_folder) if (number := _number(file))]
+    return [file for _, file in sorted(found)]
+
+
+def tail(file: Path, lines: int, *, since: int = 0) -> tuple[str, ...]:
+    """The last lines that were printed, at most 64 KiB of them.
+
+    What comes before byte `since` is left out, until the file is rotated; then the rotated one is looked into as well.
+    """
+    found = _last_lines(file, since)
+    if len(found) < lines and _size(file) < since:
+        found = _last_lines(_rotated(file), since) + _last_lines(file, 0)
+    elif len(found) < lines and not since:
+        found = _last_lines(_rotated(file), 0) + found
+    return tuple(found[-lines:]) if lines > 0 else ()
+
+
+def rotate(file: Path, max_size: int = MAX_SIZE) -> bool:
+    """Move the content to `….log.1` once it is over `max_size` bytes; return whether it was."""
+    try:
+        source = file.open("r+b")
+    except FileNotFoundError:
+        return False
+    with source:
+        if os.fstat(source.fileno()).st_size <= max_size:
+            return False
+        aside = file.with_name(file.name + ".1.new")
+        with aside.open("wb") as target:
+            shutil.copyfileobj(source, target, 1 << 20)
+        aside.replace(_rotated(file))
+        source.truncate(0)
+    return True
+
+
+def prune(version_folder: Path, keep: int = KEEP_GENERATIONS) -> None:
+    """Remove the files of all but the newest `keep` generations of a version."""
+    generations = sorted({number[0] for file in _listed(version_folder) if (number := _number(file))})
+    old = set(generations[:-keep]) if keep else set(generations)
+    for file in _listed(version_folder):
+        number = _number(file)
+        if number and number[0] in old:
+            file.unlink(missing_ok=True)
+
+
+async def keep_rotated(state_dir: Path, max_size: int = MAX_SIZE, every: float = _LOOK_EVERY) -> None:
+    """Rotate every file that has grown too big, for ever. Run it as a task of the control process.
+
+    It looks from time to time instead of being woken: a busy backend would wake it for every line.
+    """
+    while True:
+        await trio.to_thread.run_sync(_rotate_all, state_dir, max_size)
+        await trio.sleep(every)
+
+
+def _rotate_all(state_dir: Path, max_size: int) -> None:
+    for file in root(state_dir).glob("*/*/*.log"):
+        rotate(file, max_size)
+
+
+def _rotated(file: Path) -> Path:
+    return file.with_name(file.name + ".1")
+
+
+def _listed(version_folder: Path) -> list[Path]:
+    try:
+        return list(version_folder.iterdir())
+    except FileNotFoundError:
+        return []
+
+
+def _number(file: Path) -> tuple[int, int, int] | None:
+    """(generation, replica, 0 if rotated or 1) of `3.1.log` or `3.1.log.1`; None for any other file."""
+    generation, _, rest = file.name.partition(".")
+    replica, _, suffix = rest.partition(".")
+    if generation.isdecimal() and replica.isdecimal() and suffix in {"log", "log.1"}:
+        return int(generation), int(replica), int(suffix == "log")
+    return None
+
+
+def _last_lines(file: Path) -> list[str]:
+    with contextlib.suppress(FileNotFoundError), file.open("rb") as source:
+        size = source.seek(0, os.SEEK_END)
+        source.seek(max(0, size - _TAIL_SIZE))
+        text = source.read(_TAIL_SIZE).decode(errors="replace")
+        lines = [line[:_MAX_LINE] for line in text.splitlines()]
+        return lines[1:] if size > _TAIL_SIZE and len(lines) > 1 else lines  # the first one may be cut
+    return []

@@ -1,0 +1,195 @@
+"""Health over time: wait until a backend is healthy, then watch that it stays so."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import trio
+
+from proxy.control import ownership
+from proxy.control.check import CheckResult, Subject, check
+from proxy.core.duration import format_duration
+from proxy.core.health import RiseFall
+from proxy.errors import StartError
+
+if TYPE_CHECKING:
+    from proxy.config.settings import Health
+    from proxy.control.exits import Exit
+    from proxy.core.address import Address
+
+FIRST_PACE = 0.05  # seconds between the first checks of a start
+PACE_FACTOR = 1.5
+OUTPUT_LINES = 20
+
+Result = Literal["ok", "failed"]
+OnCheck = Callable[[Result], None]
+OnChange = Callable[[bool, str], None]
+Probe = Callable[["Health", Subject], Awaitable[CheckResult]]
+
+
+class Target(Protocol):
+    """What can be checked: a Backend or an External."""
+
+    @property
+    def subject(self) -> Subject: ...
+
+    async def exited(self) -> Exit: ...
+
+    async def check_owner(self) -> str: ...
+
+    async def refresh(self, *, move_on: bool) -> bool: ...
+
+    def listens_on(self) -> tuple[Address, ...]: ...
+
+    def tail(self, lines: int) -> tuple[str, ...]: ...
+
+
+def _ignore(_: Result) -> None:
+    pass
+
+
+async def wait_healthy(target: Target, health: Health, *, on_check: OnCheck = _ignore, probe: Probe = check) -> None:
+    """Return once `rise` checks in a row have succeeded, and it is our own process that answers them.
+
+    Raises StartError as soon as the process exits or a stranger answers, and at `start_timeout`; its `output` is what
+    the process printed last. The process is not stopped: that is the caller's.
+    """
+    start = _Start(target, health, on_check, probe)
+    failure: StartError | None = None
+
+    async def end_with_process() -> None:
+        nonlocal failure
+        failure = _exited(await target.exited())
+        nursery.cancel_scope.cancel()
+
+    with trio.move_on_after(health.start_timeout) as limit:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(end_with_process)
+            # Raised inside a nursery, an error would come out of it as a group.
+            try:
+                await start.run()
+            except StartError as error:
+                failure = failure or error
+            nursery.cancel_scope.cancel()
+    if limit.cancelled_caught and not failure:
+        failure = await trio.to_thread.run_sync(start.timed_out)
+    if failure:
+        failure.output = target.tail(OUTPUT_LINES)
+        raise failure
+
+
+class _Start:
+    """The checks of one start, and what came of them."""
+
+    def __init__(self, target: Target, health: Health, on_check: OnCheck, probe: Probe) -> None:
+        self._target = target
+        self._health = health
+        self._on_check = on_check
+        self._probe = probe
+        self._failed = 0
+        self._last = ""
+
+    async def run(self) -> None:
+        """Return when it is healthy."""
+        verdict = RiseFall(rise=self._health.rise, fall=1)
+        owned = self._health.owner == "any" or self._health.type == "none"
+        pace = FIRST_PACE
+        while True:
+            result = await self._check_once()
+            if result.healthy and not owned:
+                reason = await self._target.check_owner()
+                # A command may be content before anything listens; the other checks have spoken to someone.
+                owned = not reason or self._health.type == "command"
+                result = CheckResult(healthy=owned, reason=reason)
+            self._count(result)
+            verdict.record(ok=result.healthy)
+            if verdict.healthy:
+                return
+            await trio.sleep(pace)
+            pace = min(pace * PACE_FACTOR, self._health.interval)
+
+    async def _check_once(self) -> CheckResult:
+        """A name that cannot be looked up is a failed check like any other."""
+        try:
+            await self._target.refresh(move_on=self._failed > 0)
+        except OSError as error:
+            return CheckResult(healthy=False, reason=f"{self._target.subject.host}: {error.strerror}")
+        return await self._probe(self._health, self._target.subject)
+
+    def _count(self, result: CheckResult) -> None:
+        self._on_check("ok" if result.healthy else "failed")
+        if not result.healthy:
+            self._failed += 1
+            self._last = result.reason
+
+    def timed_out(self) -> StartError:
+        subject, health = self._target.subject, self._health
+        what = f"GET {health.path}" if health.type == "http" else f"{health.type} check"
+        times = "1 time" if self._failed == 1 else f"{self._failed} times"
+        answers = f'{what} at {subject.address} failed {times}, last with "{self._last}"'
+        if not self._failed:
+            answers = f"{what} at {subject.address} had no answer"
+        message = f"not healthy within {format_duration(health.start_timeout)}: {answers}"
+        elsewhere = self._target.listens_on()
+        if elsewhere and ownership.nobody(subject.address):
+            addresses = ", ".join(map(str, elsewhere))
+            placeholder = "{socket}" if subject.address.is_unix else "{port}"
+            message += f"; nothing listens on {subject.address}; the process listens on {addresses}"
+            return StartError(message, hint=f"does it use {placeholder}? The command has to pass it on")
+        return StartError(message, hint="`health.start_timeout` gives it more time" if not elsewhere else "")
+
+
+def _exited(exit_: Exit) -> StartError:
+    if exit_.is_clean:
+        return StartError(
+            "exited with status 0 before it was healthy",
+            hint="did it daemonize? It has to run in the foreground",
+        )
+    return StartError(f"{exit_} before it was healthy")
+
+
+async def watch(
+    target: Target, health: Health, *, on_change: OnChange, on_check: OnCheck = _ignore, probe: Probe = check
+) -> None:
+    """Check a healthy backend every `interval`, for ever; run it as a task and cancel it.
+
+    `on_change(healthy, reason)` is called when `fall` failures in a row make it unhealthy, when `rise` successes make
+    it healthy again, and, while it is healthy, when an external name has come to mean another address (look at
+    `target.address`). `on_check` is called for every check.
+    """
+    if health.type == "none":
+        await trio.sleep_forever()
+    verdict = RiseFall(rise=health.rise, fall=health.fall, healthy=True)
+    while True:
+        await trio.sleep(health.interval)
+        result = await probe(health, target.subject)
+        if result.healthy and not verdict.healthy and health.owner == "self":
+            result = await _owned(target, health)
+        on_check("ok" if result.healthy else "failed")
+        changed = verdict.record(ok=result.healthy)
+        if not result.healthy:
+            moved = await _refresh(target, health, move_on=not verdict.healthy)
+            if moved and verdict.healthy:
+                on_change(True, f"moved to {target.subject.address}")
+        if changed:
+            on_change(verdict.healthy, result.reason)
+
+
+async def _owned(target: Target, health: Health) -> CheckResult:
+    """After an outage, the one who answers may be another one."""
+    try:
+        reason = await target.check_owner()
+    except StartError as error:
+        return CheckResult(healthy=False, reason=error.message)
+    return CheckResult(healthy=not reason or health.type == "command", reason=reason)
+
+
+async def _refresh(target: Target, health: Health, *, move_on: bool) -> bool:
+    """Look an external name up again; one that cannot be leaves everything as it is."""
+    with trio.move_on_after(health.timeout):
+        try:
+            return await target.refresh(move_on=move_on)
+        except OSError:
+            pass
+    return False

@@ -1,0 +1,98 @@
+"""Applying a changed config to a running proxy: all of it, or nothing where it is not valid or a port is taken."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from proxy import config
+from proxy.config.diff import Diff, ServiceDiff, diff
+from proxy.control import listeners
+from proxy.control.service import Service
+from proxy.core.requests import SwapRequest
+from proxy.errors import ProxyError
+from proxy.logs import facts
+
+if TYPE_CHECKING:
+    import socket
+
+    from proxy.config.settings import Settings
+    from proxy.control.app import App
+    from proxy.core.address import Address
+
+log = logging.getLogger(__name__)
+
+
+class Reload:
+    """One at a time; a reload that is asked for during another waits for it."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._lock = trio.Lock()
+
+    async def perform(self) -> dict[str, Any]:
+        """Read the file again and apply it. Returns `{"changes": [str], "warnings": [str]}`.
+
+        Raises ConfigError, or what listeners.bind raises; then nothing has changed.
+        """
+        async with self._lock:
+            app = self._app
+            new = await trio.to_thread.run_sync(config.load, app.settings.path)
+            # The command line may have overridden the socket, and a running proxy cannot move it anyway.
+            kept = {"state_dir": app.settings.state_dir, "workers": app.settings.workers, "admin": app.settings.admin}
+            change = diff(app.settings, new)
+            opened = _bind(change, new)
+            app.settings = new.model_copy(update=kept)
+            warnings = [*change.warnings]
+            for name in change.removed:
+                app.nursery.start_soon(app.remove_service, app.services[name])
+            for service in change.changed:
+                await app.services[service.name].reconfigure(
+                    new.services[service.name], {str(address): opened[address] for address in service.listen_added}
+                )
+                warnings += self._follow_up(service)
+            for name in change.added:
+                service_added = Service(new.services[name], app.deps)
+                service_added.listeners = {str(address): opened[address] for address in new.services[name].listen}
+                app.services[name] = service_added
+                await app.start_service(service_added)
+            changes = list(change.sentences)
+            log.info("config reloaded", extra=facts(changes=len(changes), warnings=len(warnings) or None))
+            app.deps.bus.publish("reload", changes=changes, warnings=warnings)
+            return {"changes": changes, "warnings": warnings}
+
+    def _follow_up(self, change: ServiceDiff) -> list[str]:
+        """Swap where `active` was edited; say what the reload alone does not bring about."""
+        service = self._app.services[change.name]
+        active = service.active.version.name if service.active else None
+        warnings = []
+        if change.active and change.active.new != active:
+            try:
+                service.swap(SwapRequest(change.active.new))
+            except ProxyError as error:
+                warnings.append(f"{change.name}: `active` was edited, but: {error.message}")
+        elif active in change.versions_changed:
+            warnings.append(
+                f"{change.name}: {active} runs as it was started; `proxyctl restart --service {change.name}` "
+                "applies its new recipe"
+            )
+        if active in change.versions_removed:
+            warnings.append(f"{change.name}: {active} is no longer configured, and still serves until the next swap")
+        return warnings
+
+
+def _bind(change: Diff, new: Settings) -> dict[Address, socket.socket]:
+    """Open every listener that is new, or none: a port that is taken leaves all as it was."""
+    wanted = [address for service in change.changed for address in service.listen_added]
+    wanted += [address for name in change.added for address in new.services[name].listen]
+    opened: dict[Address, socket.socket] = {}
+    try:
+        for address in wanted:
+            opened[address] = listeners.bind(address)
+    except ProxyError:
+        for address, listener in opened.items():
+            listeners.close(address, listener)
+        raise
+    return opened

@@ -1,0 +1,480 @@
+"""A service: its listeners, its generations, and the one switch that decides where new connections go."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from proxy import wire
+from proxy.config import adhoc_version
+from proxy.control import choice, listeners, swap
+from proxy.control.drain import Departure
+from proxy.control.generation import Generation
+from proxy.control.operation import Operation
+from proxy.control.state import GenerationRecord, ServiceRecord
+from proxy.errors import (
+    AlreadyActiveError,
+    NoPreviousGenerationError,
+    ProxyError,
+    StoppingError,
+    SwapInProgressError,
+    UnknownVersionError,
+    UsageError,
+)
+from proxy.logs import facts
+
+if TYPE_CHECKING:
+    import socket
+
+    from proxy.config.settings import Service as Settings
+    from proxy.config.settings import Version
+    from proxy.control.deps import Deps
+    from proxy.core.requests import SwapRequest
+
+Json = dict[str, Any]
+Story = Callable[[Operation], Awaitable[None]]
+
+log = logging.getLogger(__name__)
+
+# How long a gone generation's series stay in /metrics, so that its last values are scraped.
+SERIES_LIFETIME = 300.0
+
+_operation_numbers = count(1)
+
+
+@dataclass(frozen=True)
+class Previous:
+    """The generation that was active before; its recipe is kept in case the config no longer has it."""
+
+    generation: int
+    version: Version
+
+
+class Service:
+    """Lives from `run` until its task is cancelled; `close` is the graceful end before that."""
+
+    def __init__(self, settings: Settings, deps: Deps) -> None:
+        self.settings = settings
+        self.active: Generation | None = None
+        self.generations: dict[int, Generation] = {}
+        self.previous: Previous | None = None
+        self.paused = False
+        self.stopping = False
+        self.listeners: dict[str, socket.socket] = {}
+        self._deps = deps
+        self._starting: Operation | None = None
+        self._hurried = False
+        self._operations: set[Operation] = set()
+        self._departures: dict[int, Departure] = {}
+        self._before: Previous | None = None
+        self._record = deps.state.state.services.setdefault(settings.name, ServiceRecord())
+        self._known = choice.remembered(settings, self._record)
+        self._routing = trio.Lock()
+        self._route_changed = trio.Event()
+        self._replaced = trio.Event()
+
+    @property
+    def name(self) -> str:
+        return self.settings.name
+
+    @property
+    def state(self) -> str:
+        if self.stopping:
+            return "draining"
+        if self.active is None or not self.active.endpoints:
+            starting = self.active is None or not (self.active.proven or self.active.in_trouble)
+            return "starting" if starting else "down"
+        if self.paused:
+            return "paused"
+        if self._starting:
+            return "swapping"
+        leaving = any(generation.state in ("draining", "stopping") for generation in self.generations.values())
+        return "draining" if leaving else "serving"
+
+    # Life.
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Accept on the listeners that `bind` opened and serve the version that is due, until cancelled."""
+        await self._deps.pool.listen(self.name, self.listeners)
+        async with trio.open_nursery() as self._nursery:
+            self._nursery.start_soon(self._keep_routes)
+            self._start_first()
+            task_status.started()
+            await trio.sleep_forever()
+
+    def bind(self) -> None:
+        """Open the public listeners. Raises what listeners.bind raises; then none stays open."""
+        try:
+            for address in self.settings.listen:
+                self.listeners[str(address)] = listeners.bind(address)
+        except ProxyError:
+            self.close_listeners()
+            raise
+
+    def close_listeners(self) -> None:
+        for address in self.settings.listen:
+            if listener := self.listeners.pop(str(address), None):
+                listeners.close(address, listener)
+
+    async def close(self) -> None:
+        """Stop accepting, let every connection finish until the drain deadline, stop every process."""
+        self.stopping = True
+        for operation in self._operations:
+            operation.scope.cancel()
+        await self._deps.pool.listen(self.name, {})
+        self.close_listeners()
+        active, self.active = self.active, None
+        async with self._routing:
+            await self._deps.pool.route(self._route())
+        if active and active.id not in self._departures:
+            self.depart(active, self.settings.drain.deadline, None).release()
+        for departure in self._departures.values():
+            departure.release()
+        async with trio.open_nursery() as nursery:
+            for departure in tuple(self._departures.values()):
+                nursery.start_soon(departure.gone.wait)
+            for generation in tuple(self.generations.values()):
+                if generation.id not in self._departures:
+                    nursery.start_soon(generation.stop)
+
+    def end(self) -> None:
+        """Leave `run`; for a service that was closed."""
+        self._nursery.cancel_scope.cancel()
+
+    def hurry(self) -> None:
+        """Cut a graceful end short."""
+        self._hurried = True
+        for generation in self.generations.values():
+            self._nursery.start_soon(generation.hurry)
+        for departure in self._departures.values():
+            departure.hurry()
+
+    # Requests.
+
+    def swap(self, request: SwapRequest) -> Operation:
+        self._admit()
+        name = request.version
+        version = self._learn(name, request.command) if request.command else self._version(name)
+        if self.active and self.active.version.name == name:
+            raise AlreadyActiveError(
+                f"{name} is already active in {self.name} (generation {self.active.id})",
+                hint=f"`proxyctl restart --service {self.name}` starts it anew",
+            )
+        return self._begin("swap", name, partial(self._swap, version=version, limit=self._limit(request.deadline)))
+
+    def restart(self, *, deadline: float | None) -> Operation:
+        self._admit()
+        if not self.active:
+            raise ProxyError(f"{self.name} has no active version to restart", hint="`proxyctl swap VERSION` starts one")
+        name = self.active.version.name
+        version = self.settings.versions.get(name) or self._known.get(name) or self.active.version
+        return self._begin("restart", name, partial(self._swap, version=version, limit=self._limit(deadline)))
+
+    def rollback(self, *, deadline: float | None) -> Operation:
+        self._admit()
+        previous = self._find_previous()
+        limit, name = self._limit(deadline), previous.version.name
+        departure = self._departures.get(previous.generation)
+        if departure and departure.revive():
+            back = departure.generation
+            return self._begin("rollback", name, partial(self._switch_back, back=back, limit=limit))
+        version = self.settings.versions.get(name) or self._known.get(name) or previous.version
+        return self._begin("rollback", name, partial(self._swap, version=version, limit=limit))
+
+    async def pause(self) -> None:
+        self.paused = True
+        await self._pause_changed()
+
+    async def resume(self) -> None:
+        self.paused = False
+        await self._pause_changed()
+
+    async def reconfigure(self, settings: Settings, opened: dict[str, socket.socket]) -> None:
+        """Take new settings. `opened` holds the listeners of addresses that are new; those that are gone are closed."""
+        gone = [address for address in self.settings.listen if address not in settings.listen]
+        closing = [(address, self.listeners.pop(str(address))) for address in gone]
+        self.listeners.update(opened)
+        edited = settings.active != self.settings.active
+        self.settings = settings
+        for generation in self.generations.values():
+            generation.reconfigure(settings)
+        await self._deps.pool.listen(self.name, self.listeners)
+        for address, listener in closing:
+            listeners.close(address, listener)
+        async with self._routing:
+            await self._deps.pool.route(self._route())
+        if edited:
+            self._record.configured = settings.active
+            self.remember()
+
+    # What a swap does with the service.
+
+    def new_generation(self, version: Version, *, candidate: bool = True) -> Generation:
+        number = self._record.next_generation
+        self._record.next_generation = number + 1
+        generation = Generation(number, self.settings, version, self._deps, candidate=candidate)
+        generation.on_change = self._generation_changed
+        self.generations[number] = generation
+        self._deps.metrics.started(self.name, version.name, number)
+        self._nursery.start_soon(self._live, generation)
+        return generation
+
+    async def switch(self, new: Generation, *, undo: bool = False) -> Generation | None:
+        """Send new connections to `new`, in one step on all workers; returns the generation that was active.
+
+        Raises StartError, and changes nothing, if the new one fell over meanwhile.
+        """
+        async with self._routing:
+            new.promote()
+            old, self.active = self.active, new
+            new.drain = None
+            new.set_state("active")
+            await self._deps.pool.switch(self._route())
+        if undo:
+            self.previous = self._before
+        elif old:
+            self._before, self.previous = self.previous, Previous(old.id, old.version)
+        replaced, self._replaced = self._replaced, trio.Event()
+        replaced.set()
+        log.info(
+            "switched",
+            extra=facts(service=self.name, version=new.version.name, generation=new.id, was=old and old.version.name),
+        )
+        await self._decided(new.version.name)
+        return old
+
+    def switched(self, operation: Operation) -> None:
+        """From here on another swap may begin."""
+        if self._starting is operation:
+            self._starting = None
+
+    async def replaced(self, generation: Generation) -> None:
+        """Wait until another generation is the active one."""
+        while self.active is generation:
+            await self._replaced.wait()
+
+    def depart(self, generation: Generation, limit: float, operation: Operation | None) -> Departure:
+        departure = Departure(generation, limit, operation, self._deps)
+        self._departures[generation.id] = departure
+        if self._hurried:
+            departure.hurry()
+        self._nursery.start_soon(self._see_off, departure)
+        return departure
+
+    # Reports.
+
+    def describe(self) -> Json:
+        counts = self._deps.pool.traffic.of(self.name).generations
+        return {
+            "listen": [
+                str(listeners.bound_address(address, self.listeners[str(address)]))
+                for address in self.settings.listen
+                if str(address) in self.listeners
+            ],
+            "protocol": self.settings.protocol,
+            "datapath": self.settings.datapath,
+            "state": self.state,
+            "active": self.active.version.name if self.active else None,
+            "versions": self.known_versions(),
+            "operation": self._starting.describe() if self._starting else None,
+            "generations": [
+                generation.describe(counts[generation.id].active if generation.id in counts else 0)
+                for generation in self.generations.values()
+            ],
+            "last_swap": self._deps.history.last(self.name),
+        }
+
+    def known_versions(self) -> list[str]:
+        return [*self.settings.versions, *(name for name in self._known if name not in self.settings.versions)]
+
+    def not_ready(self) -> str:
+        if self.stopping:
+            return f"{self.name}: the proxy is stopping"
+        if self.active and self.active.endpoints:
+            return ""
+        version = f" ({self.active.version.name})" if self.active else ""
+        return f"{self.name}: no healthy active generation{version}"
+
+    # How it works inside.
+
+    def _start_first(self) -> None:
+        name = choice.first_version(self.settings, self._record, self._known)
+        version = self.settings.versions.get(name) or self._known[name]
+        if self._record.previous and (earlier := self._lookup(self._record.previous)):
+            self.previous = Previous(0, earlier)
+        self.active = self.new_generation(version, candidate=False)
+        self._record.active, self._record.configured = name, self.settings.active
+        self.remember()
+
+    def _admit(self) -> None:
+        if self.stopping:
+            raise StoppingError("the proxy is stopping", hint="`proxyctl run` starts it again")
+        if busy := self._starting:
+            seconds = time.time() - busy.began
+            raise SwapInProgressError(
+                f"a {busy.kind} of {self.name} to {busy.target} is under way: in phase {busy.current}, "
+                f"begun {seconds:.1f} s ago",
+                hint="`proxyctl status --watch` shows it; ask again when it has switched or failed",
+            )
+
+    def _begin(self, kind: str, target: str, story: Story) -> Operation:
+        origin = self.active.version.name if self.active else None
+        operation = Operation(
+            next(_operation_numbers), kind, self.name, origin, target, bus=self._deps.bus, metrics=self._deps.metrics
+        )
+        self._starting = operation
+        self._operations.add(operation)
+        self._nursery.start_soon(self._perform, operation, story)
+        return operation
+
+    async def _perform(self, operation: Operation, story: Story) -> None:
+        extra = facts(service=self.name, kind=operation.kind, origin=operation.origin, to=operation.target)
+        log.info("operation begins", extra=extra)
+        try:
+            with operation.scope:
+                await story(operation)
+            if operation.result is None:
+                operation.fail(StoppingError("the proxy was stopped before it was through"))
+        finally:
+            self.switched(operation)
+            self._operations.discard(operation)
+        result = operation.result
+        if result is None:
+            return
+        level = logging.INFO if result["result"] == "swapped" else logging.ERROR
+        kept = ("kind", "to", "result", "drained", "forced", "error", "hint")
+        extra = facts(service=self.name, origin=result["from"], **{name: result[name] or None for name in kept})
+        log.log(level, "operation ended", extra=extra)
+        self._deps.history.add(result)
+
+    async def _swap(self, operation: Operation, *, version: Version, limit: float) -> None:
+        await swap.swap(self, operation, version, limit)
+
+    async def _switch_back(self, operation: Operation, *, back: Generation, limit: float) -> None:
+        await swap.switch_back(self, operation, back, limit)
+
+    def _limit(self, deadline: float | None) -> float:
+        return self.settings.drain.deadline if deadline is None else deadline
+
+    def _find_previous(self) -> Previous:
+        if self.previous is None:
+            raise NoPreviousGenerationError(
+                f"{self.name} has had no other version yet, so there is nothing to roll back to",
+                hint=f"`proxyctl swap VERSION`; it knows {', '.join(self.known_versions())}",
+            )
+        return self.previous
+
+    def _lookup(self, name: str) -> Version | None:
+        return self.settings.versions.get(name) or self._known.get(name)
+
+    def _version(self, name: str) -> Version:
+        version = self._lookup(name)
+        if version is None:
+            known = choice.nearest_first(name, self.known_versions())
+            raise UnknownVersionError(
+                f"{self.name} has no version {name}; it has {', '.join(known)}",
+                hint=f"add [services.{self.name}.versions.{name}] to the config and `proxyctl reload`, "
+                f'or give the command: `proxyctl swap {name} --command "…"`',
+            )
+        return version
+
+    def _learn(self, name: str, command: tuple[str, ...]) -> Version:
+        if name in self.settings.versions:
+            raise UsageError(
+                f"{name} is configured for {self.name}, so it already has a command",
+                hint="choose another name for the new command, or edit the config and `proxyctl reload`",
+            )
+        version = adhoc_version(name, command, self.settings)
+        if not (self.active and self.active.version.name == name):
+            self._known[name] = version
+            self._record.known[name] = list(command)
+            self.remember()
+        return version
+
+    async def _live(self, generation: Generation) -> None:
+        """One generation's whole life, and what is left to tidy up after it."""
+        try:
+            await generation.run()
+        finally:
+            if generation is not self.active and generation.state != "warm":
+                self.generations.pop(generation.id, None)
+            self._generation_changed()
+        await trio.sleep(SERIES_LIFETIME)
+        self._deps.metrics.forget(self.name, generation.version.name, generation.id)
+        await self._deps.pool.forget(self.name, generation.id)
+
+    async def _see_off(self, departure: Departure) -> None:
+        await departure.run()
+        generation = departure.generation
+        if self._departures.get(generation.id) is departure:
+            del self._departures[generation.id]
+        if not departure.revived:
+            self.generations.pop(generation.id, None)
+        self._generation_changed()
+
+    def _generation_changed(self) -> None:
+        self._route_changed.set()
+        active = self.active
+        if active and active.state == "starting" and active.endpoints:
+            active.set_state("active")
+            log.info("serving", extra=facts(service=self.name, version=active.version.name, generation=active.id))
+        self.remember()
+        self._deps.bus.publish("service", service=self.name, state=self.state)
+
+    async def _keep_routes(self) -> None:
+        """Tell the workers whenever the replicas in rotation change."""
+        while True:
+            await self._route_changed.wait()
+            self._route_changed = trio.Event()
+            async with self._routing:
+                await self._deps.pool.route(self._route())
+
+    def _route(self) -> wire.Route:
+        settings, active = self.settings, self.active
+        return wire.Route(
+            seq=0,
+            service=self.name,
+            generation=active.id if active else 0,
+            endpoints=active.endpoints if active else (),
+            paused=self.paused,
+            balance=settings.balance,
+            connect_timeout=settings.connect_timeout,
+            idle_timeout=settings.idle_timeout,
+            max_connections=settings.max_connections or None,
+        )
+
+    async def _pause_changed(self) -> None:
+        async with self._routing:
+            await self._deps.pool.route(self._route())
+        state = "paused" if self.paused else "resumed"
+        log.info(state, extra=facts(service=self.name))
+        self._deps.bus.publish("service", service=self.name, state=self.state)
+
+    async def _decided(self, version: str) -> None:
+        """Record which version is to serve, also after a restart of the proxy."""
+        self._record.active = version
+        self._record.previous = self.previous.version.name if self.previous else None
+        configured = await trio.to_thread.run_sync(choice.configured_active, self._deps.config_path, self.name)
+        self._record.configured = configured or self._record.configured
+        self.remember()
+        await self._deps.state.flush()
+
+    def remember(self) -> None:
+        """Bring the state file up to date with what runs, soon."""
+        self._record.generations = [
+            GenerationRecord(
+                id=generation.id,
+                version=generation.version.name,
+                state=generation.state,
+                backends=[replica.backend.record for replica in generation.replicas if replica.backend],
+            )
+            for generation in self.generations.values()
+        ]
+        self._deps.state.changed()

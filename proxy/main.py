@@ -1,0 +1,76 @@
+"""The program that `proxyctl run` becomes: control, with the API in front of it."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+
+from proxy import config, logs
+from proxy.api import server
+from proxy.control.app import App
+from proxy.errors import ProxyError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the proxy until it is told to stop; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    logs.configure(options.log_format, level=getattr(logging, options.log_level.upper()))
+    try:
+        settings = config.load(options.config)
+        if options.socket:
+            admin = settings.admin.model_copy(update={"socket": options.socket})
+            settings = settings.model_copy(update={"admin": admin})
+        trio.run(_run, App(settings, log_format=options.log_format), strict_exception_groups=True)
+    except ProxyError as error:
+        return _report(error)
+    except BaseExceptionGroup as errors:
+        expected, unexpected = errors.split(ProxyError)
+        if unexpected or not expected:
+            raise
+        return max(_report(error) for error in _leaves(expected))
+    return 0
+
+
+async def _run(app: App) -> None:
+    async def serve_api(app: App, shutdown: trio.Event, task_status: trio.TaskStatus[None]) -> None:
+        admin = app.settings.admin
+        await server.serve(app, socket=admin.socket, listen=admin.listen, shutdown=shutdown, task_status=task_status)
+
+    await app.run(serve_api)
+
+
+def _leaves(errors: BaseExceptionGroup[BaseException]) -> list[ProxyError]:
+    found: list[ProxyError] = []
+    for error in errors.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            found += _leaves(error)
+        elif isinstance(error, ProxyError):
+            found.append(error)
+    return found
+
+
+def _report(error: ProxyError) -> int:
+    hint = f"\n  {error.hint}" if error.hint else ""
+    print(f"proxyctl: {error.message}{hint}", file=sys.stderr)  # noqa: T201
+    return error.exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="proxyctl run")
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--socket", type=Path)
+    parser.add_argument("--log-format", choices=("text", "json"), default="text")
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,291 @@
+"""A client and its backend: two sides, and the bytes between them.
+
+What a side goes through, as tcp(7), epoll(7) and the kernel have it:
+
+- *reading*: `forward` is set. Bytes are read into the engine's buffer and sent to the peer at once.
+- *blocked*: the peer took less than all. The rest is kept in the peer's `pending`, and this side is not read until an
+  EPOLLOUT of the peer has flushed it; then reading is resumed explicitly, because the edge is long gone.
+- *eof*: the end of its stream (FIN) was read. Once the peer's `pending` is flushed it is passed on as
+  shutdown(SHUT_WR); when both sides have got there, both are closed.
+- *broken*: nothing can be sent to it any more. Its peer is not read any longer, but what it had sent before it broke
+  still goes to the peer (an early answer, say); then the peer is reset.
+
+An edge with RDHUP, HUP or ERR is remembered (`ending`): from then on a short read no longer means that the socket is
+drained, so it is read until it says so itself.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from select import EPOLLERR, EPOLLOUT
+from socket import MSG_DONTWAIT
+from typing import TYPE_CHECKING
+
+from proxy.relay.engine import BUFFER, ENDING
+
+if TYPE_CHECKING:
+    from _socket import socket as Socket
+    from collections.abc import Callable
+
+    from proxy.relay.engine import Engine
+    from proxy.relay.generation import Endpoint, Flow, Generation
+    from proxy.relay.service import Service
+    from proxy.relay.timers import Timer
+
+IDLE = 1.0  # seconds without a byte, after which closing a connection interrupts nothing
+RESET = struct.pack("ii", 1, 0)  # struct linger: with a time of 0, close sends RST and drops what is unsent
+NOTHING = memoryview(b"")
+
+
+def reset_on_close(sock: Socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+
+
+class Side:
+    """One of the two sockets, and the state of the stream that is read from it."""
+
+    __slots__ = (
+        "_receive",
+        "broken",
+        "connection",
+        "ending",
+        "engine",
+        "eof",
+        "fd",
+        "flow",
+        "forward",
+        "peer",
+        "pending",
+        "queued",
+        "send",
+        "sock",
+    )
+
+    peer: Side
+
+    def __init__(self, sock: Socket, connection: Connection, flow: Flow, *, ending: bool) -> None:
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.connection = connection
+        self.engine = connection.engine
+        self.flow = flow
+        self.pending = NOTHING  # what is still to be sent to this side
+        self.ending = ending
+        self.eof = False
+        self.broken = False
+        self.queued = False  # in the ready list
+        self.send = sock.send
+        self._receive = sock.recv_into
+        self.forward: Callable[[memoryview, int], int] | None = None  # the peer's send, while this side is read
+
+    def on_event(self, mask: int) -> None:
+        if mask & ENDING:
+            self.ending = True
+        if self.pending and mask & EPOLLOUT:
+            self.flush()
+        if self.forward is not None:
+            if not self.queued and mask & ~EPOLLOUT:
+                self.pump(1)
+        elif mask & EPOLLERR:
+            self.broke()
+
+    def on_ready(self, reads: int) -> None:
+        self.queued = False
+        if self.forward is not None:
+            self.pump(reads)
+
+    def enqueue(self) -> None:
+        """Read on after the next poll."""
+        if not self.queued:
+            self.queued = True
+            self.engine.ready.append(self)
+
+    def pump(self, reads: int) -> None:
+        """Send to the peer what can be read here, at most `reads` buffers."""
+        engine, flow, receive, forward = self.engine, self.flow, self._receive, self.forward
+        assert forward is not None
+        view = engine.view
+        while True:
+            try:
+                size = receive(view, 0, MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except OSError:
+                # Reset, or timed out. What came before was read and sent on; the peer learns it the same way.
+                self.connection.abort()
+                return
+            if not size:
+                self.on_eof()
+                return
+            flow.received += size
+            self.connection.last = engine.now
+            try:
+                sent = forward(view[:size], MSG_DONTWAIT)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                flow.unsent += size
+                self.peer.broke()
+                return
+            if sent < size:
+                flow.unsent += size - sent
+                self.forward = None
+                self.peer.pending = memoryview(bytes(view[sent:size]))
+                return
+            if size == BUFFER:
+                reads -= 1
+                if not reads:
+                    self.enqueue()
+                    return
+            elif not self.ending:
+                return
+
+    def flush(self) -> None:
+        """Send what is pending; when that is all, the peer is read again or its end passed on."""
+        peer = self.peer
+        try:
+            sent = self.send(self.pending, MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.broke()
+            return
+        peer.flow.unsent -= sent
+        self.connection.last = self.engine.now
+        self.pending = self.pending[sent:]
+        if self.pending:
+            return
+        self.pending = NOTHING
+        if not peer.eof:
+            peer.forward = self.send
+            peer.enqueue()
+        elif peer.broken:
+            self.connection.abort()
+        else:
+            self.shut()
+
+    def on_eof(self) -> None:
+        """Its stream has ended; nothing is pending for the peer, or this side would not have been read."""
+        self.eof = True
+        self.forward = None
+        if self.broken:
+            self.connection.abort()
+        else:
+            self.peer.shut()
+
+    def shut(self) -> None:
+        """Pass the end of the peer's stream on to this side."""
+        if self.eof and not self.peer.pending:
+            self.connection.close()
+            return
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError:  # ENOTCONN: it was reset meanwhile
+            self.broke()
+
+    def broke(self) -> None:
+        """Nothing can be sent to this side any more."""
+        if self.broken:
+            return
+        peer = self.peer
+        self.broken = True
+        self.pending = NOTHING
+        peer.forward = None
+        if peer.broken or (self.eof and not peer.pending):
+            self.connection.abort()
+        elif self.forward is not None:
+            self.ending = True
+            self.enqueue()
+        # Otherwise this side is blocked: the peer's flush resumes or ends it.
+
+    def release(self) -> None:
+        """Close the socket; whoever still holds this side finds that there is nothing left to do."""
+        self.forward = None
+        self.pending = NOTHING
+        self.broken = True
+        del self.peer
+        self.engine.close(self.sock)
+
+
+class Connection:
+    """A client with a backend. It stays a member of its generation until it is closed."""
+
+    __slots__ = ("_accepted", "_timer", "backend", "client", "endpoint", "engine", "generation", "last", "service")
+
+    def __init__(
+        self,
+        service: Service,
+        generation: Generation,
+        endpoint: Endpoint,
+        client: Socket,
+        backend: Socket,
+        *,
+        accepted: float,
+        client_ending: bool,
+        backend_ending: bool,
+    ) -> None:
+        self.engine: Engine = service.engine
+        self.service = service
+        self.generation = generation
+        self.endpoint = endpoint
+        self.client = Side(client, self, generation.upstream, ending=client_ending)
+        self.backend = Side(backend, self, generation.downstream, ending=backend_ending)
+        self.client.peer, self.backend.peer = self.backend, self.client
+        self.client.forward, self.backend.forward = self.backend.send, self.client.send
+        self.last = self.engine.now
+        self._accepted = accepted
+        self._timer: Timer | None = None
+        self.watch_idle()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is under way: no byte moved for a while, and none waits to be sent."""
+        return self.engine.now - self.last >= IDLE and not self.client.pending and not self.backend.pending
+
+    def watch_idle(self) -> None:
+        """Set the idle timer as the service's policy has it now."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self.service.idle_timeout:
+            self._timer = self.engine.at(self.last + self.service.idle_timeout, self._on_idle)
+
+    def _on_idle(self) -> None:
+        """The timer is not touched when bytes move; it looks when the last ones did instead."""
+        self._timer = None
+        if self.engine.now - self.last < self.service.idle_timeout:
+            self.watch_idle()
+        elif self.client.pending or self.backend.pending:
+            self.abort()
+        else:
+            self.close()
+
+    def end(self) -> None:
+        """Close it from outside: FIN where nothing is under way, RST where something would be cut short."""
+        if self.is_idle:
+            self.close()
+        else:
+            self.abort()
+
+    def fail(self) -> None:
+        """Give up after an error of our own, whatever state that left."""
+        self.service.refuse("internal")
+        if self in self.generation.members:
+            self.abort()
+
+    def abort(self) -> None:
+        """Close both sides with RST, so that neither takes what it got for the whole."""
+        reset_on_close(self.client.sock)
+        reset_on_close(self.backend.sock)
+        self.close()
+
+    def close(self) -> None:
+        """Close both sides; what is pending is dropped and stays counted as unsent."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self.client.release()
+        self.backend.release()
+        del self.client, self.backend  # a circle would leave closed connections to the garbage collector
+        self.generation.lasted(self.engine.now - self._accepted)
+        self.service.left(self, self.generation, self.endpoint)

@@ -1,0 +1,114 @@
+"""One generation in one worker: its open connections, its endpoints, and what they counted."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import TYPE_CHECKING, Protocol
+
+from proxy.core.address import Address
+from proxy.wire import CONNECT_BUCKETS, DURATION_BUCKETS, GenerationCounts, Histogram
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from socket import AddressFamily
+
+    from proxy.core.address import SockAddr
+
+
+class Member(Protocol):
+    """A connection that belongs to a generation, whether it is open or still being connected."""
+
+    def end(self) -> None:
+        """Close it from outside: FIN where nothing is under way, RST where something would be cut short."""
+        ...
+
+
+class Flow:
+    """Bytes one way. `unsent` is what was received and has not been sent on; both are updated where bytes move."""
+
+    __slots__ = ("received", "unsent")
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.unsent = 0
+
+    @property
+    def sent(self) -> int:
+        return self.received - self.unsent
+
+
+class Endpoint:
+    """Where a replica accepts, and how many connections of this worker it has or is about to have."""
+
+    __slots__ = ("address", "connections", "family", "is_loopback", "port", "sockaddr")
+
+    def __init__(self, address: str) -> None:
+        parsed = Address.parse(address)
+        self.address = address
+        self.family: AddressFamily = parsed.family
+        self.sockaddr: SockAddr = parsed.sockaddr
+        self.port = parsed.port
+        self.is_loopback = parsed.is_loopback
+        self.connections = 0
+
+
+class Generation:
+    """Everything of one generation."""
+
+    __slots__ = (
+        "_endpoints",
+        "announcing",
+        "connect",
+        "connect_errors",
+        "connections",
+        "downstream",
+        "duration",
+        "members",
+        "number",
+        "upstream",
+    )
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.members: set[Member] = set()
+        self.connections = 0
+        self.upstream = Flow()  # client to backend
+        self.downstream = Flow()
+        self.connect_errors: dict[str, int] = {}
+        self.duration = Histogram.empty(DURATION_BUCKETS)
+        self.connect = Histogram.empty(CONNECT_BUCKETS)
+        self.announcing = False  # a timer is set that will say how many members are left
+        self._endpoints: dict[str, Endpoint] = {}
+
+    def endpoints(self, addresses: Iterable[str]) -> list[Endpoint]:
+        """Return the endpoints at these addresses, the known ones with their counts; raise ValueError for a bad one."""
+        wanted = [self._endpoints.get(address) or Endpoint(address) for address in addresses]
+        busy = {address: endpoint for address, endpoint in self._endpoints.items() if endpoint.connections}
+        self._endpoints = busy | {endpoint.address: endpoint for endpoint in wanted}
+        return wanted
+
+    def connected(self, seconds: float) -> None:
+        self.connections += 1
+        self.connect.counts[bisect_left(CONNECT_BUCKETS, seconds)] += 1
+        self.connect.sum += seconds
+
+    def failed(self, reason: str) -> None:
+        self.connect_errors[reason] = self.connect_errors.get(reason, 0) + 1
+
+    def lasted(self, seconds: float) -> None:
+        self.duration.counts[bisect_left(DURATION_BUCKETS, seconds)] += 1
+        self.duration.sum += seconds
+
+    def counts(self) -> GenerationCounts:
+        """What is counted so far; shares the histograms with this object, to be encoded at once."""
+        return GenerationCounts(
+            active=len(self.members),
+            connections=self.connections,
+            received_client=self.upstream.received,
+            sent_backend=self.upstream.sent,
+            received_backend=self.downstream.received,
+            sent_client=self.downstream.sent,
+            connect_errors=self.connect_errors,
+            duration=self.duration,
+            connect=self.connect,
+        )

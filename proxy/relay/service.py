@@ -1,0 +1,246 @@
+"""One service in a worker: its policy, its listeners, its generations, and the clients that wait."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import deque
+from typing import TYPE_CHECKING
+
+from proxy.core.balance import POLICIES
+from proxy.relay.acceptor import Listener
+from proxy.relay.connect import Client
+from proxy.relay.connection import Connection
+from proxy.relay.generation import Generation
+from proxy.wire import Counts
+
+if TYPE_CHECKING:
+    from _socket import socket as Socket
+    from collections.abc import Callable
+
+    from proxy.relay.acceptor import Gate
+    from proxy.relay.engine import Engine
+    from proxy.relay.generation import Endpoint, Member
+    from proxy.wire import Route
+
+COALESCE = 0.1  # seconds between two announcements of how many connections a generation still has
+RELEASE = 64  # waiting clients that are let go at a time, so that they do not flood the backend's accept queue
+
+
+class Service:
+    """What control knows by name. `announce(service, generation, connections)` tells control of a drain's progress."""
+
+    def __init__(self, name: str, engine: Engine, gate: Gate, announce: Callable[[str, int, int], None]) -> None:
+        self.name = name
+        self.engine = engine
+        self.gate = gate
+        self.policy: Route | None = None
+        self.generation: Generation | None = None
+        self.generations: dict[int, Generation] = {}
+        self.endpoints: list[Endpoint] = []
+        self.waiting: dict[Client, None] = {}  # in the order they came
+        self.refused: dict[str, int] = {}
+        self._announce = announce
+        self._clients = 0
+        self._has_room = True
+        self._listeners: dict[str, Listener] = {}
+        self._released: deque[Client] = deque()
+        self._turn = 0
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether new connections wait for the next route, without a limit."""
+        return self.policy is None or self.policy.held or self.policy.paused
+
+    @property
+    def idle_timeout(self) -> float:
+        return self.policy.idle_timeout if self.policy else 0.0
+
+    # Policy
+
+    def route(self, policy: Route) -> dict[int, int]:
+        """Take a new policy; return the connections of each generation that has any, and of the new one.
+
+        Raises ValueError for an endpoint that is no address or a balance that is not known; nothing changes then.
+        """
+        if policy.balance not in POLICIES:
+            raise ValueError(f'unknown balance "{policy.balance}"')
+        generation = self.generations.get(policy.generation) or Generation(policy.generation)
+        endpoints = generation.endpoints(endpoint.address for endpoint in policy.endpoints)
+        self.generations[policy.generation] = self.generation = generation
+        self.endpoints = endpoints
+        self._replace(policy)
+        self._redirect()
+        counts = {number: len(each.members) for number, each in self.generations.items() if each.members}
+        return {policy.generation: 0} | counts
+
+    def release_held(self) -> None:
+        """Control is gone in the middle of a switch: go on with the present route."""
+        if self.policy is not None and self.policy.held:
+            self._replace(dataclasses.replace(self.policy, held=False))
+
+    def pick(self, tried: set[Endpoint]) -> Endpoint | None:
+        """Choose an endpoint of the route that was not tried yet."""
+        candidates = [endpoint for endpoint in self.endpoints if endpoint not in tried] if tried else self.endpoints
+        if len(candidates) < 2:
+            return candidates[0] if candidates else None
+        assert self.policy is not None
+        self._turn += 1
+        return candidates[POLICIES[self.policy.balance]([each.connections for each in candidates], self._turn)]
+
+    def _replace(self, policy: Route) -> None:
+        before, was_holding, had_idle = self.policy, self.is_holding, self.idle_timeout
+        self.policy = policy
+        if policy.idle_timeout != had_idle:
+            for generation in self.generations.values():
+                for member in generation.members:
+                    if isinstance(member, Connection):
+                        member.watch_idle()
+        if before is None or policy.max_connections != before.max_connections:
+            self._update_room()
+        if self.is_holding:
+            self._released.clear()
+            for client in self.waiting:
+                client.rearm()
+            return
+        if was_holding:
+            for client in self.waiting:
+                client.deadline = self._deadline()
+        self._released = deque(self.waiting)
+        self._release()
+
+    def _redirect(self) -> None:
+        """Let clients that are being connected to another generation than the route's start over."""
+        for generation in self.generations.values():
+            if generation is not self.generation:
+                for member in list(generation.members):
+                    if isinstance(member, Client):
+                        member.redirect()
+
+    def _release(self) -> None:
+        """Let those go that waited for this route, some at a time."""
+        for _ in range(min(RELEASE, len(self._released))):
+            client = self._released.popleft()
+            if client in self.waiting:
+                del self.waiting[client]
+                client.start()
+        if self._released:
+            self.engine.at(self.engine.now, self._release)
+
+    def _deadline(self) -> float:
+        if self.policy is None or not self.policy.connect_timeout:
+            return math.inf
+        return self.engine.now + self.policy.connect_timeout
+
+    # Listeners
+
+    def listen(self, address: str, fd: int) -> None:
+        """Accept on a listening descriptor, instead of the one that had this address before, if any."""
+        before = self._listeners.get(address)
+        listener = self._listeners[address] = Listener(self.engine, self.gate, self, fd)
+        listener.wanted = self._has_room
+        listener.update()
+        if before is not None:
+            before.close(drain=True)
+
+    def unlisten(self, address: str) -> None:
+        """Stop accepting on a listener; what waits in its queue is accepted first. Unknown ones are no error."""
+        listener = self._listeners.pop(address, None)
+        if listener is not None:
+            listener.close(drain=self._share != 0)
+
+    @property
+    def _share(self) -> int | None:
+        return self.policy.max_connections if self.policy else None
+
+    def _update_room(self) -> None:
+        share = self._share
+        has_room = share is None or self._clients < share
+        if has_room != self._has_room:
+            self._has_room = has_room
+            for listener in self._listeners.values():
+                listener.wanted = has_room
+                listener.update()
+
+    # Clients
+
+    def admit(self, sock: Socket) -> None:
+        """Take an accepted connection."""
+        client = Client(self, sock)
+        self.gate.enter()
+        self._clients += 1
+        self._update_room()
+        if not self.is_holding:
+            client.deadline = self._deadline()
+        client.start()
+
+    def client_left(self) -> None:
+        """A client's socket is being closed."""
+        self._clients -= 1
+        self._update_room()
+        self.gate.leave()
+
+    def left(self, connection: Connection, generation: Generation, endpoint: Endpoint) -> None:
+        """A connection was closed."""
+        endpoint.connections -= 1
+        self.leave_generation(connection, generation)
+        self.client_left()
+
+    def leave_generation(self, member: Member, generation: Generation) -> None:
+        """A connection is not the generation's any more; if that is being drained, control learns what is left."""
+        generation.members.remove(member)
+        if generation is not self.generation:
+            if not generation.members:
+                self._announce(self.name, generation.number, 0)
+            elif not generation.announcing:
+                generation.announcing = True
+                self.engine.at(self.engine.now + COALESCE, lambda: self._announce_rest(generation))
+
+    def _announce_rest(self, generation: Generation) -> None:
+        generation.announcing = False
+        if generation.members and generation is not self.generation:
+            self._announce(self.name, generation.number, len(generation.members))
+
+    def refuse(self, reason: str) -> None:
+        self.refused[reason] = self.refused.get(reason, 0) + 1
+
+    # The end
+
+    def close_generation(self, number: int) -> int:
+        """Close every connection of a generation; return how many there were."""
+        generation = self.generations.get(number)
+        if generation is None:
+            return 0
+        members = list(generation.members)
+        for member in members:
+            member.end()
+        return len(members)
+
+    def forget(self, number: int) -> None:
+        """Drop the counters of a generation. Raises ValueError while it has connections or takes new ones."""
+        generation = self.generations.get(number)
+        if generation is None:
+            return
+        if generation is self.generation:
+            raise ValueError(f"generation {number} of {self.name} takes new connections")
+        if generation.members:
+            raise ValueError(f"generation {number} of {self.name} still has {len(generation.members)} connections")
+        del self.generations[number]
+
+    def close(self) -> None:
+        """Close the listeners, and everything that is left."""
+        for listener in self._listeners.values():
+            listener.close(drain=False)
+        self._listeners.clear()
+        for number in self.generations:
+            self.close_generation(number)
+        for client in list(self.waiting):
+            client.end()
+
+    def counts(self) -> Counts:
+        return Counts(
+            service=self.name,
+            waiting=len(self.waiting),
+            refused=self.refused,
+            generations={number: generation.counts() for number, generation in self.generations.items()},
+        )

@@ -1,0 +1,184 @@
+"""The server as a whole: what one client does must not reach another, and its end must not depend on any of them."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import TYPE_CHECKING
+
+import h11
+import pytest
+import trio
+
+from proxy.api import connection, server
+from proxy.api.server import serve
+from tests.ask import Api
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+    from tests.fakes import FakeControl
+
+CHUNKS = b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 40
+
+
+@pytest.mark.parametrize("line", [b"POST /v1/nothing", b"GET /livez", b"GET /v1/status", b"GET /v1/events"])
+async def test_a_body_that_nobody_reads_leaves_no_connection_behind(
+    control: FakeControl,
+    tmp_path: Path,
+    nursery: trio.Nursery,
+    monkeypatch: pytest.MonkeyPatch,
+    line: bytes,
+) -> None:
+    monkeypatch.setattr(connection, "LIMIT", 2)
+    control.status = partial(_slow, control.status)  # type: ignore[method-assign]
+    api, shutdown = Api(tmp_path / "control.sock", 0), trio.Event()
+
+    async def run(task_status: trio.TaskStatus[None]) -> None:
+        await serve(control, socket=api.socket, shutdown=shutdown, task_status=task_status)
+
+    await nursery.start(run)
+    with trio.fail_after(5):
+        for _ in range(4):
+            async with await api.connect() as stream:
+                await stream.send_all(line + b" HTTP/1.1\r\nHost: localhost\r\n" + CHUNKS)
+                assert bytes(await stream.receive_some()).startswith(b"HTTP/1.1 ")
+        assert (await api.get("/livez")).status == 200
+    shutdown.set()
+
+
+async def test_more_clients_than_places_wait_their_turn(
+    control: FakeControl, tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "LIMIT", 2)
+    api, shutdown = Api(tmp_path / "control.sock", 0), trio.Event()
+
+    async def run(task_status: trio.TaskStatus[None]) -> None:
+        await serve(control, socket=api.socket, shutdown=shutdown, task_status=task_status)
+
+    await nursery.start(run)
+    async with api.open("/v1/events"):
+        async with api.open("/v1/events"):
+            with trio.move_on_after(0.05) as waited:
+                await api.get("/livez")
+            assert waited.cancelled_caught
+        assert (await api.get("/livez")).status == 200
+    shutdown.set()
+
+
+async def test_a_client_that_stops_reading_does_not_hold_up_the_end(
+    api: Api, control: FakeControl, shutdown: trio.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "GRACE", 0.05)
+    async with api.open("/v1/events"):
+        for number in range(900):
+            control.publish("health", service="web", reason="x" * 2000, number=number)
+        await trio.testing.wait_all_tasks_blocked(0.02)  # its sends are stuck by now
+        assert (await api.get("/livez")).status == 200
+        shutdown.set()
+        with trio.fail_after(3):
+            while api.socket.exists():
+                await trio.sleep(0.01)
+
+
+async def test_a_client_that_stops_reading_is_let_go_after_a_while(
+    api: Api, control: FakeControl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "STALL", 0.05)
+    async with api.open("/v1/events") as (_, exchange):
+        for number in range(900):
+            control.publish("health", service="web", reason="x" * 2000, number=number)
+        with trio.fail_after(5):
+            while control.readers:
+                await trio.sleep(0.01)
+            with pytest.raises(h11.RemoteProtocolError):
+                await exchange.rest()
+
+
+async def test_event_streams_and_idle_connections_end_at_once(
+    control: FakeControl, tmp_path: Path, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    api, shutdown, over = Api(tmp_path / "control.sock", 0), trio.Event(), trio.Event()
+
+    async def run(task_status: trio.TaskStatus[None]) -> None:
+        await serve(control, socket=api.socket, shutdown=shutdown, task_status=task_status)
+        over.set()
+
+    await nursery.start(run)
+    async with await api.connect() as idle, api.open("/v1/events") as (_, exchange):
+        began = trio.current_time()
+        shutdown.set()
+        assert await exchange.rest() == b""
+        assert await idle.receive_some() == b""
+        await over.wait()
+        assert trio.current_time() == began
+    assert not api.socket.exists()
+
+
+async def test_a_request_under_way_at_the_end_has_a_moment_and_no_longer(
+    control: FakeControl, tmp_path: Path, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    control.ending = None
+    api, shutdown, over = Api(tmp_path / "control.sock", 0), trio.Event(), trio.Event()
+
+    async def run(task_status: trio.TaskStatus[None]) -> None:
+        await serve(control, socket=api.socket, shutdown=shutdown, task_status=task_status)
+        over.set()
+
+    async def ask(version: str, task_status: trio.TaskStatus[None]) -> None:
+        async with await api.connect() as stream:
+            await stream.send_all(
+                b"POST /v1/services/web/restart HTTP/1.1\r\nHost: x\r\nContent-Length: 14\r\n\r\n" + b'{"wait": true}'
+            )
+            while not control.operation:
+                await trio.testing.wait_all_tasks_blocked()
+            task_status.started()
+            answers.append(bytes(await stream.receive_some()))
+
+    answers: list[bytes] = []
+    await nursery.start(run)
+    await nursery.start(ask, "v2")
+    began = trio.current_time()
+    shutdown.set()
+    await over.wait()
+    assert trio.current_time() - began == pytest.approx(server.GRACE)
+    await trio.testing.wait_all_tasks_blocked()
+    assert answers == [b""]
+
+
+async def test_no_socket_of_the_api_reaches_a_child(api: Api) -> None:
+    async with api.open("/v1/events"), api.over_tcp().open("/v1/events"):
+        inheritable = [fd for fd in _sockets() if os.get_inheritable(fd)]
+    assert inheritable == []
+
+
+async def test_garbage_and_half_requests_harm_nobody(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    for content in (b"\x16\x03\x01\x02\x00", b"GET / HTTP/1.1\r\nHost: x", b"GET " + b"x" * 100_000, b"\0" * 100, b""):
+        async with await api.connect() as stream:
+            await stream.send_all(content)
+    for upgrade in (b"websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", b"h2c"):
+        async with await api.connect() as stream:
+            await stream.send_all(
+                b"GET /v1/status HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\nUpgrade: %s\r\n\r\n" % upgrade
+            )
+            with trio.fail_after(5):
+                assert await stream.receive_some()
+    assert (await api.get("/livez")).status == 200
+    assert caplog.text == ""
+
+
+async def _slow(answer: Callable[[], Awaitable[object]]) -> object:
+    await trio.testing.wait_all_tasks_blocked()
+    return await answer()
+
+
+def _sockets() -> list[int]:
+    return [int(name) for name in os.listdir("/proc/self/fd") if _link(name).startswith("socket:")]
+
+
+def _link(name: str) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{name}")
+    except FileNotFoundError:
+        return ""
