@@ -12,7 +12,7 @@ Who may import whom (`tests/test_imports.py` checks it); `errors` and `logs` are
     relay           core, kernel, wire
     metrics         core, wire
     control         everything but api and cli
-    api             what it declares in api/protocol.py, core, config; `proxy.main` hands it a control
+    api             what it declares in api/protocol.py, core, config, kernel; `proxy.main` hands it a control
     cli             config, core, kernel, never control or relay: it starts them as programs
     main            joins control and api into the program that `proxyctl run` becomes
 """

@@ -173,7 +173,7 @@ class Metrics:
         """The page in the OpenMetrics or the Prometheus text form, and its content type."""
         if openmetrics:
             return openmetrics_exposition.generate_latest(self._registry), openmetrics_exposition.CONTENT_TYPE_LATEST
-        page: bytes = generate_latest(self._registry)
+        page: bytes = generate_latest(self._registry)  # type: ignore[no-untyped-call]  # untyped
         return page, CONTENT_TYPE_LATEST
 
 

@@ -112,6 +112,7 @@ class FakeControl:
         self.reasons: list[str] = []
         self.stopped = trio.Event()
         self.backlog = 1000
+        self.reader_left = trio.Event()
         self.readers: set[trio.MemorySendChannel[Json]] = set()
 
     def publish(self, kind: str, **values: Any) -> None:
@@ -195,6 +196,7 @@ class FakeControl:
             yield receive
         self.readers.discard(send)
         send.close()
+        self.reader_left.set()
 
     async def metrics(self, *, openmetrics: bool) -> tuple[bytes, str]:
         kind = "application/openmetrics-text; version=1.0.0" if openmetrics else "text/plain; version=0.0.4"

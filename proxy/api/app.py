@@ -12,6 +12,7 @@ from starlette.routing import Route
 from proxy.api.errors import Crashes, RequestError, on_error, on_http_exception
 from proxy.api.guard import Guard
 from proxy.api.handlers import Handlers
+from proxy.api.intake import Intake
 from proxy.errors import ProxyError
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def build(control: Control, shutdown: trio.Event, *, tcp: bool) -> Starlette:
             Route("/livez", handle.livez, methods=["GET"]),
             Route("/readyz", handle.readyz, methods=["GET"]),
         ],
-        middleware=[Middleware(Crashes), *([Middleware(Guard)] if tcp else [])],
+        middleware=[Middleware(Intake), Middleware(Crashes), *([Middleware(Guard)] if tcp else [])],
         exception_handlers={ProxyError: on_error, RequestError: on_error, HTTPException: on_http_exception},
     )
     app.router.redirect_slashes = False

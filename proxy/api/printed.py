@@ -127,7 +127,7 @@ class Printed:
         if len(self._shown) < 2:
             return lines
         prefix = source.label.encode() + b" "
-        return b"".join(prefix + line for line in lines.splitlines(keepends=True))
+        return prefix + lines[:-1].replace(b"\n", b"\n" + prefix) + lines[-1:]
 
 
 def _before_last(path: Path, lines: int) -> tuple[int, int]:

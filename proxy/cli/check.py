@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from proxy.config import Health, Service, Version
     from proxy.errors import Problem
 
+_PLAIN = re.compile(r"[\w@%+=:,./{}-]+")
 _LONGEST_COMMAND = 60  # characters of it in a summary
 
 
@@ -91,7 +93,7 @@ def _summary(service: Service) -> str:
 def _recipe(version: Version) -> str:
     if version.address:
         return ", ".join(str(address) for address in version.address)
-    words = shlex.join(version.command).replace("'{", "{").replace("}'", "}")
+    words = " ".join(word if _PLAIN.fullmatch(word) else shlex.quote(word) for word in version.command)
     words = words if len(words) <= _LONGEST_COMMAND else words[: _LONGEST_COMMAND - 1] + "…"
     return f"{version.replicas} x {words}" if version.replicas > 1 else words
 

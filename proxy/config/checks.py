@@ -53,10 +53,10 @@ def _active(path: Path, active: object, versions: TableDict) -> Iterator[Finding
 
 def _health(path: Path, health: TableDict) -> Iterator[Finding]:
     kind = health.get("type", "tcp")
-    if kind == "command" and not health.get("command"):
+    if kind == "command" and _is_empty(health.get("command")):
         example = 'for example command = ["redis-cli", "-p", "{port}", "ping"]'
         yield Finding((*path, "command"), 'type "command" needs a command', example)
-    if kind in {"tcp", "http", "none"} and health.get("command"):
+    if kind in ("tcp", "http", "none") and not _is_empty(health.get("command")):
         hint = 'set type = "command", or remove it'
         yield Finding((*path, "command"), f'a command is not run by checks of type "{kind}"', hint, at_key=True)
     if "type" not in health:
@@ -69,7 +69,7 @@ def check_version(path: Path, recipe: TableDict) -> Iterator[Finding]:
     """Yield what is wrong between the keys of one version."""
     if "address" in recipe:
         yield from _external(path, recipe)
-    elif not recipe.get("command", "missing") or "command" not in recipe:
+    elif _is_empty(recipe.get("command")):
         message = "a command cannot be empty" if "command" in recipe else "a version needs a command, or an address"
         example = 'for example command = ["./app", "--port", "{port}"]'
         yield Finding((*path, "command"), message, example)
@@ -130,6 +130,10 @@ def _parsed(path: Path, value: object) -> Iterator[tuple[Path, Address]]:
             continue
         if address:
             yield (path if index is None else (*path, index)), address
+
+
+def _is_empty(command: object) -> bool:
+    return command is None or command == [] or (isinstance(command, str) and not command.strip())
 
 
 def _texts(recipe: TableDict) -> list[str]:

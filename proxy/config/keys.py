@@ -16,12 +16,18 @@ def unknown_key(path: Path, value: object) -> Finding:
     """Say that `path` has no meaning: with the key that was meant, or the table where it belongs."""
     *parent, key = (str(part) for part in path)
     known = keys_of(table_at(tuple(parent)))
-    hint = _as_table(parent, key, value) or _belongs(parent, key)
-    if meant := suggest(key, known):
-        hint = " ".join(filter(None, [f'did you mean "{meant}"?', hint]))
-    elif not hint:
-        hint = f"known here: {', '.join(known)}"
+    similar = suggest(key, known)
+    hints = [f'did you mean "{similar}"?' if similar else "", _as_table(parent, key, value) or _belongs(parent, key)]
+    hint = " ".join(filter(None, hints)) or f"known here: {', '.join(known)}"
     return Finding(path, "unknown key", hint, at_key=True)
+
+
+def meant(path: Path, value: object) -> str:
+    """The key of the same table that an unknown one stands for; empty if that cannot be said."""
+    *parent, key = (str(part) for part in path)
+    if _as_table(parent, key, value):
+        return "versions" if parent else "services"
+    return suggest(key, keys_of(table_at(tuple(parent))))
 
 
 def keys_of(model: type[Table]) -> list[str]:

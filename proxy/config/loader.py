@@ -59,11 +59,14 @@ def _completed(table: dict[str, Any], path: Path) -> dict[str, Any]:
     if isinstance(admin, dict) and admin.get("socket", "") == "":
         completed["admin"] = {**admin, "socket": paths.socket_of(table, path.absolute().parent)}
     if isinstance(services, dict):
-        completed["services"] = {
-            name: {**service, "versions": _named(service["versions"])} if "versions" in service else service
-            for name, service in _named(services).items()
-        }
+        completed["services"] = _named({name: _completed_service(service) for name, service in services.items()})
     return completed
+
+
+def _completed_service(service: Any) -> Any:
+    if not isinstance(service, dict) or "versions" not in service:
+        return service
+    return {**service, "versions": _named(service["versions"])}
 
 
 def _named(tables: Any) -> Any:

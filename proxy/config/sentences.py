@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from proxy.config.findings import Finding, dotted
-from proxy.config.keys import unknown_key
-from proxy.config.suggest import suggest
+from proxy.config.keys import meant, unknown_key
 from proxy.config.values import BadValueError
 
 if TYPE_CHECKING:
@@ -26,15 +25,18 @@ _NEEDED = {
 def translate(error: ValidationError) -> list[Finding]:
     """Turn every error of a validation into a Finding."""
     details = error.errors(include_url=False)
-    unknown = {each["loc"] for each in details if each["type"] == "extra_forbidden"}
-    return [_finding(each) for each in details if not _is_misspelt(each, unknown)]
+    return [_finding(each) for each in details if not _is_follow_up(each, details)]
 
 
-def _is_misspelt(error: ErrorDetails, unknown: set[Path]) -> bool:
-    """A key that is missing because it was misspelt is one error, not two."""
-    *parent, key = error["loc"]
-    siblings = [str(each[-1]) for each in unknown if list(each[:-1]) == parent]
-    return error["type"] == "missing" and bool(suggest(str(key), siblings))
+def _is_follow_up(error: ErrorDetails, details: list[ErrorDetails]) -> bool:
+    """A key that is missing because it was misspelt is one error, and so is a list's only item."""
+    path = error["loc"]
+    if error["type"] == "missing":
+        unknown = (each for each in details if each["type"] == "extra_forbidden" and each["loc"][:-1] == path[:-1])
+        return any(meant(each["loc"], each["input"]) == path[-1] for each in unknown)
+    if error["type"] == "too_short":
+        return any(each["loc"][:-1] == path for each in details)
+    return False
 
 
 def _finding(error: ErrorDetails) -> Finding:

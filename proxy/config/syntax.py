@@ -31,12 +31,13 @@ _SENTENCES = {
 _HINTS = {
     "Unescaped '\\' in a string": "write \\\\, or put the string in single quotes",
     "Cannot overwrite a value": "remove one of the two",
+    "Expected '=' after a key in a key/value pair": "TOML writes key = value",
     "Unterminated string": "the closing quotes are missing",
     "Illegal character '\\n'": 'the closing " is missing',
     'Expected "\'"': "the closing ' is missing; a string that has a ' in it goes in \"double quotes\"",
 }
 
-_PAIR = re.compile(r"""\s*(?P<key>[\w."'-]+)\s*(?P<sign>[=:])\s*(?P<value>[^"'\[{#\s][^#"]*?)?\s*(?:\#.*)?""")
+_PAIR = re.compile(r"""\s*(?P<key>[\w."'-]+)\s*=\s*(?P<value>[^"'\[{#\s][^#"=]*?)?\s*(?:\#.*)?""")
 
 
 def syntax_problem(error: tomli.TOMLDecodeError, text: str, file: str) -> Problem:
@@ -74,9 +75,7 @@ def _unquoted(line: str) -> str:
         return ""
     key, value = pair["key"], pair["value"]
     if not value:
-        return f'a value is missing: {key} = "…"' if pair["sign"] == "=" else ""
+        return f'a value is missing: {key} = "…"'
     if value.lower() in {"true", "false"}:
         return f"write {key} = {value.lower()}"
-    if pair["sign"] == ":" and re.fullmatch(r"[0-9.]+", value):
-        return f"write {key} = {value}"
     return f'strings need quotes: {key} = "{value}"'

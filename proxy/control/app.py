@@ -13,7 +13,7 @@ import trio
 
 from proxy import __version__
 from proxy.control import leftovers, lock, output, reaper
-from proxy.control.choice import nearest_first
+from proxy.control.catalog import nearest_first
 from proxy.control.deps import Deps
 from proxy.control.events import Bus
 from proxy.control.history import History

@@ -5,17 +5,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import time
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import trio
 
-from proxy.control import launch, output, ownership, reaper, sockets
-from proxy.control.check import Subject
+from proxy.control import launch, ownership, reaper, recipe, sockets
 from proxy.control.exits import Exit
-from proxy.control.family import Family, Mark, supervisor
+from proxy.control.family import Family
+from proxy.control.mark import EarlierRun, Mark, supervisor
+from proxy.control.record import Record
 from proxy.core import template
 from proxy.core.address import Address
 from proxy.errors import StartError
@@ -24,31 +22,14 @@ from proxy.kernel.procfs import ProcessId
 from proxy.logs import facts
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from proxy.config.settings import Service, Version
+    from proxy.control.check import Subject
+    from proxy.control.output import LogFile
     from proxy.control.ports import Ports
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Record:
-    """What has to be remembered of a backend to find it again: JSON values only. `start_time` is in clock ticks since
-    boot, `started` a Unix time; `supervisor` is the control process that started it.
-    """
-
-    service: str
-    version: str
-    generation: int
-    replica: int
-    pid: int
-    start_time: int
-    address: str
-    port: int | None
-    started: float
-    supervisor: str
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class Backend:
@@ -57,7 +38,7 @@ class Backend:
     """
 
     def __init__(
-        self, record: Record, *, subject: Subject, ports: Ports, log_file: Path | None, process: trio.Process | None
+        self, record: Record, *, subject: Subject, ports: Ports, log_file: LogFile | None, process: trio.Process | None
     ) -> None:
         self.record = record
         self.subject = subject
@@ -68,8 +49,8 @@ class Backend:
         self._exit_lock = trio.Lock()
         self._grace: trio.CancelScope | None = None
         self._gone = trio.Event()
-        mark = Mark(record.supervisor, record.service, record.generation, record.replica)
-        self._family = Family(ProcessId(record.pid, record.start_time), mark)
+        self._main = record.identity
+        self._family = Family([self._main], record.mark)
 
     @property
     def pid(self) -> int:
@@ -97,7 +78,7 @@ class Backend:
         """Wait until the process has ended; any number of tasks may. What it started may live on, until `stop`."""
         async with self._exit_lock:
             if self._exit is None:
-                code = await (self._process.wait() if self._process else pidfd.wait_exit_code(self._family.main))
+                code = await (self._process.wait() if self._process else pidfd.wait_exit_code(self._main))
                 self._exit = Exit(code, stopped=self._grace is not None)
         return self._exit
 
@@ -123,8 +104,7 @@ class Backend:
 
     def signal(self, number: int) -> None:
         """Signal the whole process group; nothing happens when it is gone."""
-        with contextlib.suppress(ProcessLookupError):
-            self._family.signal_group(number)
+        self._family.signal_group(number)
 
     def tree(self) -> set[int]:
         """The pids of everything that came out of it and runs, wherever it went."""
@@ -143,7 +123,7 @@ class Backend:
 
     def tail(self, lines: int) -> tuple[str, ...]:
         """The last lines it printed; none where it prints to the proxy's own output."""
-        return output.tail(self._log_file, lines) if self._log_file else ()
+        return self._log_file.tail(lines) if self._log_file else ()
 
     async def refresh(self, *, move_on: bool) -> bool:  # noqa: ARG002  # for External, an address can change
         """Our own endpoint stays where it is."""
@@ -180,7 +160,7 @@ class Backend:
                 "a backend's processes cannot be killed",
                 extra=facts(service=self.record.service, pids=sorted(member.pid for member in left)),
             )
-        if self._family.main not in left:
+        if self._main not in left:
             await self.exited()
         sockets.remove(self.address)
         if self.record.port is not None:
@@ -196,7 +176,7 @@ async def start(
     with contextlib.ExitStack() as undo:
         port = None
         if "socket" not in wanted or "port" in wanted:
-            port = await trio.to_thread.run_sync(ports.take)
+            port = ports.take()
             undo.callback(ports.release, port)
         if "socket" in wanted:
             path = sockets.make_path(state_dir, service.name, generation, replica, user)
@@ -204,24 +184,15 @@ async def start(
             undo.callback(sockets.remove, address)
         else:
             address = Address(host="127.0.0.1", port=port or 0)
-        mark = Mark(supervisor(), service.name, generation, replica)
-        subject = _subject(version, mark, address, port, user)
-        file = _log_file(version, mark, state_dir)
-        process = await _launch(version, subject, user, file)
+        mark = Mark(supervisor(state_dir), service.name, generation, replica)
+        subject = recipe.subject(version, mark, address, port, user)
+        log_file = recipe.log_file(version, mark, state_dir)
+        command = tuple(subject.values.fill(word) for word in version.command)
+        process = await launch.launch(command, env=subject.env, cwd=subject.cwd, user=user, log_file=log_file)
         undo.pop_all()
-    record = Record(
-        service=service.name,
-        version=version.name,
-        generation=generation,
-        replica=replica,
-        pid=process.pid,
-        start_time=reaper.start_time(process.pid),
-        address=str(address),
-        port=port,
-        started=time.time(),
-        supervisor=mark.supervisor,
-    )
-    return Backend(record, subject=subject, ports=ports, log_file=file, process=process)
+    identity = ProcessId(process.pid, reaper.start_time(process.pid))
+    record = Record.of(mark, version.name, identity, address, port)
+    return Backend(record, subject=subject, ports=ports, log_file=log_file, process=process)
 
 
 def adopt(record: Record, version: Version, *, state_dir: Path, ports: Ports) -> Backend | None:
@@ -229,58 +200,34 @@ def adopt(record: Record, version: Version, *, state_dir: Path, ports: Ports) ->
 
     After an upgrade (an exec) it is still our child; after a crash it is not, and its exit status will not be known.
     """
-    identity = ProcessId(record.pid, record.start_time)
-    if not procfs.is_running(identity):
+    if not procfs.is_running(record.identity):
         return None
-    reaper.keep(identity)
+    reaper.keep(record.identity)
     if record.port is not None:
         ports.claim(record.port)
-    mark = Mark(record.supervisor, record.service, record.generation, record.replica)
-    subject = _subject(version, mark, Address.parse(record.address), record.port, None)
-    log_file = _log_file(version, mark, state_dir)
+    subject = recipe.subject(version, record.mark, Address.parse(record.address), record.port, None)
+    log_file = recipe.log_file(version, record.mark, state_dir)
     return Backend(record, subject=subject, ports=ports, log_file=log_file, process=None)
 
 
 async def stop_leftover(record: Record, stop_signal: int, stop_timeout: float) -> None:
-    """Stop what an earlier run of the proxy left behind, whether or not its main process still runs."""
-    mark = Mark(record.supervisor, record.service, record.generation, record.replica)
-    family = Family(ProcessId(record.pid, record.start_time), mark)
-    with trio.CancelScope(shield=True):
-        await family.stop(stop_signal, trio.CancelScope(deadline=trio.current_time() + stop_timeout))
+    """Stop what an earlier run of the proxy left of a backend, whether or not its main process still runs.
+
+    Only for records of this boot (procfs.boot_id): pids and start times mean nothing after it.
+    """
+    await _stop_family(Family([record.identity], record.mark), stop_signal, stop_timeout)
     sockets.remove(Address.parse(record.address))
 
 
-def _subject(version: Version, mark: Mark, address: Address, port: int | None, user: launch.User | None) -> Subject:
-    values = template.Values(
-        version=version.name,
-        generation=mark.generation,
-        replica=mark.replica,
-        port=port,
-        socket=address.path or None,
-    )
-    env = {
-        **os.environ,
-        **(user.environment if user else {}),
-        **({} if port is None else {"PORT": str(port)}),
-        "PROXY_VERSION": version.name,
-        **{name: values.fill(value) for name, value in version.env.items()},
-        **mark.environment(),  # last: what finds a backend's processes again is not for the config to change
-    }
-    return Subject(address=address, values=values, env=env, cwd=version.cwd)
+async def stop_unrecorded(state_dir: Path, stop_signal: int, stop_timeout: float) -> None:
+    """Stop everything that carries the mark of an earlier run with this state folder: also what that had no time to
+    record before it died.
+    """
+    await _stop_family(Family([], EarlierRun(state_dir)), stop_signal, stop_timeout)
 
 
-def _log_file(version: Version, mark: Mark, state_dir: Path) -> Path | None:
-    if version.output == "inherit":
-        return None
-    return output.path(state_dir, mark.service, version.name, mark.generation, mark.replica)
-
-
-async def _launch(version: Version, subject: Subject, user: launch.User | None, file: Path | None) -> trio.Process:
-    command = tuple(subject.values.fill(word) for word in version.command)
-    with contextlib.ExitStack() as stack:
-        descriptor = None
-        if file:
-            output.prune(file.parent, keep=output.KEEP_GENERATIONS - 1)
-            descriptor = output.open_for_append(file)
-            stack.callback(os.close, descriptor)
-        return await launch.launch(command, env=subject.env, cwd=version.cwd, user=user, output=descriptor)
+async def _stop_family(family: Family, stop_signal: int, stop_timeout: float) -> None:
+    with trio.CancelScope(shield=True):
+        left = await family.stop(stop_signal, trio.CancelScope(deadline=trio.current_time() + stop_timeout))
+    if left:
+        log.error("processes of an earlier run cannot be killed", extra=facts(pids=sorted(each.pid for each in left)))

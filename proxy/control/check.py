@@ -80,7 +80,7 @@ async def _connect(address: Address) -> trio.SocketStream:
         # A TCP socket can connect to itself when nobody listens (RFC 9293, 3.5, simultaneous open). And a Unix
         # socket whose peer's queue is full has no peer here: connect(2) says EAGAIN, which trio takes for success.
         if socket.getpeername() == socket.getsockname() and not address.is_unix:
-            raise ConnectionRefusedError(errno.ECONNREFUSED, "connected to itself")  # noqa: TRY301
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "connected to itself")
         return trio.SocketStream(socket)
     except BaseException:
         socket.close()

@@ -19,7 +19,9 @@ from proxy.errors import StartError
 from proxy.kernel import nofile
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+
+    from proxy.control.output import LogFile
 
 
 @dataclass(frozen=True)
@@ -54,31 +56,47 @@ def find_user(name: str) -> User:
 
 
 async def launch(
-    command: tuple[str, ...], *, env: Mapping[str, str], cwd: Path, user: User | None, output: int | None
+    command: tuple[str, ...], *, env: Mapping[str, str], cwd: Path, user: User | None, log_file: LogFile | None
 ) -> trio.Process:
-    """Start a process in a session of its own. `output`: a descriptor for stdout and stderr; None: the proxy's own.
+    """Start a process in a session of its own. It prints to the log file; without one, to the proxy's own output.
 
     Raises StartError.
     """
     if not await trio.Path(cwd).is_dir():
         raise StartError(f"the working directory {cwd} does not exist", hint="check `cwd` of the version")
     identity = {"user": user.uid, "group": user.gid, "extra_groups": user.groups} if user and os.geteuid() == 0 else {}
-    try:
-        process = await reaper.spawn(
-            command,
-            env=dict(env),
-            cwd=cwd,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-            **identity,
-        )
-    except OSError as error:
-        raise _explained(error, command[0], cwd, env, user) from error
+    with _opened(log_file) as output:
+        try:
+            process = await reaper.spawn(
+                command,
+                env=dict(env),
+                cwd=cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                **identity,
+            )
+        except OSError as error:
+            raise _explained(error, command[0], cwd, env, user) from error
     with contextlib.suppress(ProcessLookupError, PermissionError):  # it may be gone; it may be another user's
         nofile.restore_for(process.pid)
     return process
+
+
+@contextlib.contextmanager
+def _opened(log_file: LogFile | None) -> Iterator[int | None]:
+    if log_file is None:
+        yield None
+        return
+    try:
+        descriptor = log_file.open()
+    except OSError as error:
+        raise StartError(f"cannot write the output of the backend to {log_file.path}: {error.strerror}") from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _explained(error: OSError, program: str, cwd: Path, env: Mapping[str, str], user: User | None) -> StartError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -9,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from proxy.errors import ProxyError, StartError
+from proxy.logs import facts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from proxy.control.events import Bus
-    from proxy.metrics import Metrics
+    from proxy.control.deps import Deps
 
 Json = dict[str, Any]
+
+log = logging.getLogger(__name__)
 
 _REPORTED = ("start", "health", "switch", "drain", "stop")
 
@@ -24,9 +27,7 @@ _REPORTED = ("start", "health", "switch", "drain", "stop")
 class Operation:
     """Runs on, whoever waits for it. `result` is set once, at the end; then `wait` returns it."""
 
-    def __init__(
-        self, number: int, kind: str, service: str, origin: str | None, target: str, *, bus: Bus, metrics: Metrics
-    ) -> None:
+    def __init__(self, number: int, kind: str, service: str, origin: str | None, target: str, deps: Deps) -> None:
         self.id = number
         self.kind = kind
         self.service = service
@@ -38,8 +39,7 @@ class Operation:
         self.scope = trio.CancelScope()
         self.result: Json | None = None
         self._seconds: dict[str, float] = {}
-        self._bus = bus
-        self._metrics = metrics
+        self._deps = deps
         self._over = trio.Event()
 
     def describe(self) -> Json:
@@ -70,11 +70,11 @@ class Operation:
         finally:
             seconds = trio.current_time() - began
             self._seconds[name] = self._seconds.get(name, 0.0) + seconds
-            self._metrics.phase(self.service, name, seconds)
+            self._deps.metrics.phase(self.service, name, seconds)
             self.publish("phase", phase=name, state="end", seconds=round(seconds, 6))
 
     def publish(self, kind: str, **values: Any) -> None:
-        self._bus.publish(kind, operation=self.id, service=self.service, **values)
+        self._deps.bus.publish(kind, operation=self.id, service=self.service, **values)
 
     def succeed(self, *, drained: int = 0, forced: int = 0) -> None:
         self._end("swapped", drained=drained, forced=forced)
@@ -113,6 +113,14 @@ class Operation:
             "started": round(self.began, 3),
             "finished": round(time.time(), 3),
         }
-        self._metrics.swapped(self.service, result)
+        self._deps.metrics.swapped(self.service, result)
+        self._deps.history.add(self.result)
+        self._log(self.result)
         self.publish("result", result=self.result)
         self._over.set()
+
+    def _log(self, result: Json) -> None:
+        kept = ("to", "result", "drained", "forced", "error", "hint")
+        values = {name: result[name] or None for name in kept}
+        extra = facts(service=self.service, kind=self.kind, origin=self.origin, **values)
+        log.log(logging.INFO if result["result"] == "swapped" else logging.ERROR, "operation ended", extra=extra)

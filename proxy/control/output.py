@@ -8,6 +8,7 @@ not know. What it prints between the last byte copied and the truncation is lost
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 from typing import TYPE_CHECKING
@@ -15,8 +16,12 @@ from urllib.parse import quote
 
 import trio
 
+from proxy.logs import facts
+
 if TYPE_CHECKING:
     from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 MAX_SIZE = 10 * 1024 * 1024  # bytes; a replica keeps up to twice that
 KEEP_GENERATIONS = 10
@@ -44,10 +49,24 @@ def path(state_dir: Path, service: str, version: str, generation: int, replica: 
     return folder(state_dir, service, version) / f"{generation}.{replica}.log"
 
 
-def open_for_append(file: Path) -> int:
-    """Create the file with its folders where they are missing; return a descriptor for a backend to write to."""
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+class LogFile:
+    """The file of one process. A replica that is started again goes on where the one before stopped."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._start = 0
+
+    def open(self) -> int:
+        """Return a descriptor for the process to write to, and make room for it. Raises OSError."""
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        self._start = os.fstat(descriptor).st_size
+        prune(self.path.parent)
+        return descriptor
+
+    def tail(self, lines: int) -> tuple[str, ...]:
+        """The last lines that this process printed."""
+        return tail(self.path, lines, since=self._start)
 
 
 def files(version_folder: Path) -> list[Path]:
@@ -61,12 +80,19 @@ def tail(file: Path, lines: int, *, since: int = 0) -> tuple[str, ...]:
 
     What comes before byte `since` is left out, until the file is rotated; then the rotated one is looked into as well.
     """
-    found = _last_lines(file, since)
-    if len(found) < lines and _size(file) < since:
-        found = _last_lines(_rotated(file), since) + _last_lines(file, 0)
-    elif len(found) < lines and not since:
-        found = _last_lines(_rotated(file), 0) + found
+    was_rotated = size(file) < since
+    found = _last_lines(file, 0 if was_rotated else since)
+    if len(found) < lines and (was_rotated or not since):
+        found = _last_lines(_rotated(file), since) + found
     return tuple(found[-lines:]) if lines > 0 else ()
+
+
+def size(file: Path) -> int:
+    """In bytes; 0 when there is no such file."""
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def rotate(file: Path, max_size: int = MAX_SIZE) -> bool:
@@ -76,12 +102,15 @@ def rotate(file: Path, max_size: int = MAX_SIZE) -> bool:
     except FileNotFoundError:
         return False
     with source:
-        if os.fstat(source.fileno()).st_size <= max_size:
+        if size(file) <= max_size:
             return False
         aside = file.with_name(file.name + ".1.new")
-        with aside.open("wb") as target:
-            shutil.copyfileobj(source, target, 1 << 20)
-        aside.replace(_rotated(file))
+        try:
+            with aside.open("wb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+            aside.replace(_rotated(file))
+        finally:
+            aside.unlink(missing_ok=True)
         source.truncate(0)
     return True
 
@@ -108,7 +137,10 @@ async def keep_rotated(state_dir: Path, max_size: int = MAX_SIZE, every: float =
 
 def _rotate_all(state_dir: Path, max_size: int) -> None:
     for file in root(state_dir).glob("*/*/*.log"):
-        rotate(file, max_size)
+        try:
+            rotate(file, max_size)
+        except OSError as error:
+            log.warning("output file cannot be rotated", extra=facts(file=file, reason=error.strerror))
 
 
 def _rotated(file: Path) -> Path:
@@ -131,11 +163,10 @@ def _number(file: Path) -> tuple[int, int, int] | None:
     return None
 
 
-def _last_lines(file: Path) -> list[str]:
+def _last_lines(file: Path, since: int) -> list[str]:
     with contextlib.suppress(FileNotFoundError), file.open("rb") as source:
-        size = source.seek(0, os.SEEK_END)
-        source.seek(max(0, size - _TAIL_SIZE))
+        start = source.seek(max(since, source.seek(0, os.SEEK_END) - _TAIL_SIZE))
         text = source.read(_TAIL_SIZE).decode(errors="replace")
         lines = [line[:_MAX_LINE] for line in text.splitlines()]
-        return lines[1:] if size > _TAIL_SIZE and len(lines) > 1 else lines  # the first one may be cut
+        return lines[1:] if start > since and len(lines) > 1 else lines  # the first one is cut
     return []

@@ -88,7 +88,7 @@ def _is_at(listener: UnixListener, path: str) -> bool:
     if listener.path == path:
         return True
     try:  # it may have been bound under a relative or another name, and renamed
-        found = os.stat(path)  # noqa: PTH116  # the name of a socket, as the caller has it
+        found = os.stat(path)  # the name of a socket, as the caller has it
     except OSError:
         return False
     return listener.file == (found.st_dev, found.st_ino)

@@ -46,6 +46,10 @@ class Ports:
         """Count a port as in use that a backend of an earlier run already has."""
         self._used.add(port)
 
+    @property
+    def in_use(self) -> frozenset[int]:
+        return frozenset(self._used)
+
     def release(self, port: int) -> None:
         self._used.discard(port)
 

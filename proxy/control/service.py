@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from functools import partial
-from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from proxy import wire
-from proxy.config import adhoc_version
-from proxy.control import choice, listeners, swap
+from proxy.control import decision, listeners
+from proxy.control.catalog import Catalog
 from proxy.control.drain import Departure
 from proxy.control.generation import Generation
-from proxy.control.operation import Operation
+from proxy.control.operations import Operations
 from proxy.control.state import GenerationRecord, ServiceRecord
 from proxy.errors import (
-    AlreadyActiveError,
-    NoPreviousGenerationError,
     ProxyError,
-    StoppingError,
-    SwapInProgressError,
-    UnknownVersionError,
-    UsageError,
 )
 from proxy.logs import facts
 
@@ -36,17 +26,15 @@ if TYPE_CHECKING:
     from proxy.config.settings import Service as Settings
     from proxy.config.settings import Version
     from proxy.control.deps import Deps
+    from proxy.control.operation import Operation
     from proxy.core.requests import SwapRequest
 
 Json = dict[str, Any]
-Story = Callable[[Operation], Awaitable[None]]
 
 log = logging.getLogger(__name__)
 
 # How long a gone generation's series stay in /metrics, so that its last values are scraped.
 SERIES_LIFETIME = 300.0
-
-_operation_numbers = count(1)
 
 
 @dataclass(frozen=True)
@@ -69,13 +57,12 @@ class Service:
         self.stopping = False
         self.listeners: dict[str, socket.socket] = {}
         self._deps = deps
-        self._starting: Operation | None = None
         self._hurried = False
-        self._operations: set[Operation] = set()
         self._departures: dict[int, Departure] = {}
         self._before: Previous | None = None
         self._record = deps.state.state.services.setdefault(settings.name, ServiceRecord())
-        self._known = choice.remembered(settings, self._record)
+        self.catalog = Catalog(settings, self._record)
+        self.operations = Operations(self, deps)
         self._routing = trio.Lock()
         self._route_changed = trio.Event()
         self._replaced = trio.Event()
@@ -93,7 +80,7 @@ class Service:
             return "starting" if starting else "down"
         if self.paused:
             return "paused"
-        if self._starting:
+        if self.operations.starting:
             return "swapping"
         leaving = any(generation.state in ("draining", "stopping") for generation in self.generations.values())
         return "draining" if leaving else "serving"
@@ -126,13 +113,13 @@ class Service:
     async def close(self) -> None:
         """Stop accepting, let every connection finish until the drain deadline, stop every process."""
         self.stopping = True
-        for operation in self._operations:
-            operation.scope.cancel()
+        self.operations.call_off()
         await self._deps.pool.listen(self.name, {})
         self.close_listeners()
-        active, self.active = self.active, None
         async with self._routing:
+            active, self.active = self.active, None
             await self._deps.pool.route(self._route())
+        self._tell_replaced()
         if active and active.id not in self._departures:
             self.depart(active, self.settings.drain.deadline, None).release()
         for departure in self._departures.values():
@@ -143,6 +130,7 @@ class Service:
             for generation in tuple(self.generations.values()):
                 if generation.id not in self._departures:
                     nursery.start_soon(generation.stop)
+            nursery.start_soon(self.operations.finished)
 
     def end(self) -> None:
         """Leave `run`; for a service that was closed."""
@@ -159,34 +147,13 @@ class Service:
     # Requests.
 
     def swap(self, request: SwapRequest) -> Operation:
-        self._admit()
-        name = request.version
-        version = self._learn(name, request.command) if request.command else self._version(name)
-        if self.active and self.active.version.name == name:
-            raise AlreadyActiveError(
-                f"{name} is already active in {self.name} (generation {self.active.id})",
-                hint=f"`proxyctl restart --service {self.name}` starts it anew",
-            )
-        return self._begin("swap", name, partial(self._swap, version=version, limit=self._limit(request.deadline)))
+        return self.operations.swap(self._nursery, request)
 
-    def restart(self, *, deadline: float | None) -> Operation:
-        self._admit()
-        if not self.active:
-            raise ProxyError(f"{self.name} has no active version to restart", hint="`proxyctl swap VERSION` starts one")
-        name = self.active.version.name
-        version = self.settings.versions.get(name) or self._known.get(name) or self.active.version
-        return self._begin("restart", name, partial(self._swap, version=version, limit=self._limit(deadline)))
+    def restart(self, *, deadline: float | None = None) -> Operation:
+        return self.operations.restart(self._nursery, deadline)
 
-    def rollback(self, *, deadline: float | None) -> Operation:
-        self._admit()
-        previous = self._find_previous()
-        limit, name = self._limit(deadline), previous.version.name
-        departure = self._departures.get(previous.generation)
-        if departure and departure.revive():
-            back = departure.generation
-            return self._begin("rollback", name, partial(self._switch_back, back=back, limit=limit))
-        version = self.settings.versions.get(name) or self._known.get(name) or previous.version
-        return self._begin("rollback", name, partial(self._swap, version=version, limit=limit))
+    def rollback(self, *, deadline: float | None = None) -> Operation:
+        return self.operations.rollback(self._nursery, deadline)
 
     async def pause(self) -> None:
         self.paused = True
@@ -202,7 +169,7 @@ class Service:
         closing = [(address, self.listeners.pop(str(address))) for address in gone]
         self.listeners.update(opened)
         edited = settings.active != self.settings.active
-        self.settings = settings
+        self.settings = self.catalog.settings = settings
         for generation in self.generations.values():
             generation.reconfigure(settings)
         await self._deps.pool.listen(self.name, self.listeners)
@@ -241,8 +208,7 @@ class Service:
             self.previous = self._before
         elif old:
             self._before, self.previous = self.previous, Previous(old.id, old.version)
-        replaced, self._replaced = self._replaced, trio.Event()
-        replaced.set()
+        self._tell_replaced()
         log.info(
             "switched",
             extra=facts(service=self.name, version=new.version.name, generation=new.id, was=old and old.version.name),
@@ -250,15 +216,15 @@ class Service:
         await self._decided(new.version.name)
         return old
 
-    def switched(self, operation: Operation) -> None:
-        """From here on another swap may begin."""
-        if self._starting is operation:
-            self._starting = None
-
     async def replaced(self, generation: Generation) -> None:
         """Wait until another generation is the active one."""
         while self.active is generation:
             await self._replaced.wait()
+
+    def call_back(self, number: int) -> Generation | None:
+        """Return a generation that is leaving but can still serve, with its departure called off; else None."""
+        departure = self._departures.get(number)
+        return departure.generation if departure and departure.revive() else None
 
     def depart(self, generation: Generation, limit: float, operation: Operation | None) -> Departure:
         departure = Departure(generation, limit, operation, self._deps)
@@ -282,17 +248,14 @@ class Service:
             "datapath": self.settings.datapath,
             "state": self.state,
             "active": self.active.version.name if self.active else None,
-            "versions": self.known_versions(),
-            "operation": self._starting.describe() if self._starting else None,
+            "versions": self.catalog.names,
+            "operation": self.operations.starting.describe() if self.operations.starting else None,
             "generations": [
                 generation.describe(counts[generation.id].active if generation.id in counts else 0)
                 for generation in self.generations.values()
             ],
             "last_swap": self._deps.history.last(self.name),
         }
-
-    def known_versions(self) -> list[str]:
-        return [*self.settings.versions, *(name for name in self._known if name not in self.settings.versions)]
 
     def not_ready(self) -> str:
         if self.stopping:
@@ -305,98 +268,12 @@ class Service:
     # How it works inside.
 
     def _start_first(self) -> None:
-        name = choice.first_version(self.settings, self._record, self._known)
-        version = self.settings.versions.get(name) or self._known[name]
-        if self._record.previous and (earlier := self._lookup(self._record.previous)):
+        if self._record.previous and (earlier := self.catalog.get(self._record.previous)):
             self.previous = Previous(0, earlier)
+        version = self.catalog.first()
         self.active = self.new_generation(version, candidate=False)
-        self._record.active, self._record.configured = name, self.settings.active
+        self._record.active, self._record.configured = version.name, self.settings.active
         self.remember()
-
-    def _admit(self) -> None:
-        if self.stopping:
-            raise StoppingError("the proxy is stopping", hint="`proxyctl run` starts it again")
-        if busy := self._starting:
-            seconds = time.time() - busy.began
-            raise SwapInProgressError(
-                f"a {busy.kind} of {self.name} to {busy.target} is under way: in phase {busy.current}, "
-                f"begun {seconds:.1f} s ago",
-                hint="`proxyctl status --watch` shows it; ask again when it has switched or failed",
-            )
-
-    def _begin(self, kind: str, target: str, story: Story) -> Operation:
-        origin = self.active.version.name if self.active else None
-        operation = Operation(
-            next(_operation_numbers), kind, self.name, origin, target, bus=self._deps.bus, metrics=self._deps.metrics
-        )
-        self._starting = operation
-        self._operations.add(operation)
-        self._nursery.start_soon(self._perform, operation, story)
-        return operation
-
-    async def _perform(self, operation: Operation, story: Story) -> None:
-        extra = facts(service=self.name, kind=operation.kind, origin=operation.origin, to=operation.target)
-        log.info("operation begins", extra=extra)
-        try:
-            with operation.scope:
-                await story(operation)
-            if operation.result is None:
-                operation.fail(StoppingError("the proxy was stopped before it was through"))
-        finally:
-            self.switched(operation)
-            self._operations.discard(operation)
-        result = operation.result
-        if result is None:
-            return
-        level = logging.INFO if result["result"] == "swapped" else logging.ERROR
-        kept = ("kind", "to", "result", "drained", "forced", "error", "hint")
-        extra = facts(service=self.name, origin=result["from"], **{name: result[name] or None for name in kept})
-        log.log(level, "operation ended", extra=extra)
-        self._deps.history.add(result)
-
-    async def _swap(self, operation: Operation, *, version: Version, limit: float) -> None:
-        await swap.swap(self, operation, version, limit)
-
-    async def _switch_back(self, operation: Operation, *, back: Generation, limit: float) -> None:
-        await swap.switch_back(self, operation, back, limit)
-
-    def _limit(self, deadline: float | None) -> float:
-        return self.settings.drain.deadline if deadline is None else deadline
-
-    def _find_previous(self) -> Previous:
-        if self.previous is None:
-            raise NoPreviousGenerationError(
-                f"{self.name} has had no other version yet, so there is nothing to roll back to",
-                hint=f"`proxyctl swap VERSION`; it knows {', '.join(self.known_versions())}",
-            )
-        return self.previous
-
-    def _lookup(self, name: str) -> Version | None:
-        return self.settings.versions.get(name) or self._known.get(name)
-
-    def _version(self, name: str) -> Version:
-        version = self._lookup(name)
-        if version is None:
-            known = choice.nearest_first(name, self.known_versions())
-            raise UnknownVersionError(
-                f"{self.name} has no version {name}; it has {', '.join(known)}",
-                hint=f"add [services.{self.name}.versions.{name}] to the config and `proxyctl reload`, "
-                f'or give the command: `proxyctl swap {name} --command "…"`',
-            )
-        return version
-
-    def _learn(self, name: str, command: tuple[str, ...]) -> Version:
-        if name in self.settings.versions:
-            raise UsageError(
-                f"{name} is configured for {self.name}, so it already has a command",
-                hint="choose another name for the new command, or edit the config and `proxyctl reload`",
-            )
-        version = adhoc_version(name, command, self.settings)
-        if not (self.active and self.active.version.name == name):
-            self._known[name] = version
-            self._record.known[name] = list(command)
-            self.remember()
-        return version
 
     async def _live(self, generation: Generation) -> None:
         """One generation's whole life, and what is left to tidy up after it."""
@@ -450,6 +327,10 @@ class Service:
             max_connections=settings.max_connections or None,
         )
 
+    def _tell_replaced(self) -> None:
+        self._replaced.set()
+        self._replaced = trio.Event()
+
     async def _pause_changed(self) -> None:
         async with self._routing:
             await self._deps.pool.route(self._route())
@@ -461,7 +342,7 @@ class Service:
         """Record which version is to serve, also after a restart of the proxy."""
         self._record.active = version
         self._record.previous = self.previous.version.name if self.previous else None
-        configured = await trio.to_thread.run_sync(choice.configured_active, self._deps.config_path, self.name)
+        configured = await trio.to_thread.run_sync(decision.configured_active, self._deps.config_path, self.name)
         self._record.configured = configured or self._record.configured
         self.remember()
         await self._deps.state.flush()

@@ -15,7 +15,7 @@ import trio
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from proxy.control import files
-from proxy.control.backend import Record as BackendRecord  # noqa: TC001  # pydantic looks at it when it runs
+from proxy.control.record import Record as BackendRecord  # noqa: TC001  # pydantic looks at it when it runs
 from proxy.kernel import procfs
 from proxy.logs import facts
 

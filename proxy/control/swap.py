@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-async def swap(service: Service, operation: Operation, version: Version, drain_limit: float) -> None:
+async def swap(service: Service, operation: Operation, *, version: Version, drain_limit: float) -> None:
     """Start the new version, wait until it is healthy, move new connections over, let the old one finish, stop it.
 
     Until the switch nothing that serves is touched; when the new version does not get healthy, it alone is stopped.
@@ -39,18 +39,18 @@ async def swap(service: Service, operation: Operation, version: Version, drain_l
         operation.fail(error)
         return
     finally:
-        service.switched(operation)
+        service.operations.switched(operation)
     await _finish(service, operation, candidate, old, drain_limit)
 
 
-async def switch_back(service: Service, operation: Operation, previous: Generation, drain_limit: float) -> None:
+async def switch_back(service: Service, operation: Operation, *, previous: Generation, drain_limit: float) -> None:
     """Roll back to a generation that still runs: nothing to start, nothing to wait for."""
     operation.generation = previous.id
     try:
         with operation.phase("switch"):
             old = await service.switch(previous)
     finally:
-        service.switched(operation)
+        service.operations.switched(operation)
     await _finish(service, operation, previous, old, drain_limit)
 
 

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 # A worker answers within its loop's turn, some milliseconds. One that takes this long is stuck and is replaced.
 ANSWER_TIMEOUT = 5.0
+START_TIMEOUT = 30.0
 # How often counts are fetched unasked: what a worker that is killed had counted since is lost.
 COUNT_INTERVAL = 5.0
 _COMMAND = (sys.executable, "-P", "-m", "proxy.relay")
@@ -181,9 +182,15 @@ class WorkerPool:
             await trio.sleep(backoff.next_delay(trio.current_time() - began))
 
     async def _start(self, index: int) -> Worker:
+        """Start a process that listens on a socket of its own, and connect to it. The kernel lets us connect at once."""
         path = self._folder / f"{index}.sock"
         path.unlink(missing_ok=True)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener, unixpath.reachable(path) as name:
+        # Shielded: a process that was started must not be lost to a cancellation. Nothing in it waits for the worker.
+        with (
+            trio.CancelScope(shield=True),
+            socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener,
+            unixpath.reachable(path) as name,
+        ):
             listener.bind(name)
             path.chmod(0o600)
             listener.listen(1)
@@ -206,7 +213,7 @@ class WorkerPool:
             asked = [(worker, posted) for service in self._plans for posted in self._post_plan(worker, service)]
             # No await since the plans were read: whatever is asked of all workers from now on is asked of this one too.
             self._workers[worker.index] = worker
-            await self._answers(asked)
+            await self._answers(asked, START_TIMEOUT)
             if worker.link.lost:
                 return
             self._bus.publish("worker", state="started", pid=worker.process.pid, worker=worker.index)
@@ -263,23 +270,24 @@ class WorkerPool:
         self._notify(key)
 
     def _notify(self, key: tuple[str, int]) -> None:
-        if moved := self._moved.pop(key, None):
+        moved = self._moved.pop(key, None)
+        if moved is not None:
             moved.set()
 
     async def _all(self, post: Callable[[Worker], Pending]) -> list[wire.Ack]:
         return await self._answers([(worker, post(worker)) for worker in self.workers])
 
-    async def _answers(self, asked: list[tuple[Worker, Pending]]) -> list[wire.Ack]:
+    async def _answers(self, asked: list[tuple[Worker, Pending]], patience: float = ANSWER_TIMEOUT) -> list[wire.Ack]:
         """Wait for every worker's answer; a stuck worker is killed, its successor begins with the newest plan."""
         acks = []
-        with trio.move_on_after(ANSWER_TIMEOUT) as patience:
+        with trio.move_on_after(patience) as scope:
             for worker, pending in asked:
                 with suppress(LinkLostError):
                     ack = await pending.wait()
                     acks.append(ack)
                     if ack.error:
                         log.error("worker refused a request", extra=facts(pid=worker.process.pid, reason=ack.error))
-        if patience.cancelled_caught:
+        if scope.cancelled_caught:
             for worker in {worker for worker, pending in asked if not pending.done.is_set()}:
                 log.error("worker does not answer; killing it", extra=facts(pid=worker.process.pid))
                 worker.process.kill()

@@ -1,5 +1,4 @@
-"""Listening sockets as /proc/net/tcp, tcp6 and unix list them (proc_net(5)): there everywhere, but
-slow on busy machines."""
+"""Listening sockets as /proc/net lists them (proc_net(5)): there everywhere, but slow on busy machines."""
 
 from __future__ import annotations
 

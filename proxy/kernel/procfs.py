@@ -1,7 +1,5 @@
 """Processes as /proc shows them (proc(5)). A process can vanish between any two reads: that reads as None or empty."""
 
-# ruff: noqa: PTH  # a machine has thousands of these files, and a Path object costs more than the system call
-
 from __future__ import annotations
 
 import os

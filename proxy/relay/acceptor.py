@@ -6,10 +6,11 @@ go to another worker. Nothing is accepted to be thrown away, and nothing spins.
 
 from __future__ import annotations
 
+import _socket
 import errno
 import logging
+import os
 import socket
-from _socket import socket as Socket  # noqa: N812  # half the cost of socket.socket, which wraps it
 from select import EPOLLEXCLUSIVE, EPOLLIN
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,6 +18,7 @@ from proxy.logs import facts
 
 if TYPE_CHECKING:
     from proxy.relay.engine import Engine
+    from proxy.relay.timers import Timer
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +32,7 @@ QUIET = 10.0  # seconds between two warnings
 class Admission(Protocol):
     """Who takes what a listener accepts."""
 
-    def admit(self, client: Socket) -> None: ...
+    def admit(self, client: _socket.socket) -> None: ...
 
 
 class Gate:
@@ -38,45 +40,45 @@ class Gate:
 
     def __init__(self, engine: Engine, capacity: int) -> None:
         self._engine = engine
-        self._starved = False
+        self._retry: Timer | None = None
         self._warned = float("-inf")
         self.capacity = capacity
         self.clients = 0
+        self.is_open = True
         self.listeners: set[Listener] = set()
-
-    @property
-    def is_open(self) -> bool:
-        return self.clients < self.capacity and not self._starved
 
     def enter(self) -> None:
         self.clients += 1
         if self.clients >= self.capacity:
             self._warn("at the limit of connections", limit=self.capacity)
-            self._update()
+            self._shut()
 
     def leave(self) -> None:
-        was_shut = not self.is_open
         self.clients -= 1
-        if was_shut:
-            self._starved = False
-            self._update()
+        if not self.is_open:
+            self._open()
 
     def starve(self, error: OSError) -> None:
         """There are no descriptors or no memory left: stop accepting until a connection is closed, or RETRY is over."""
-        if self._starved:
-            return
-        self._starved = True
         self._warn("cannot accept", error=error.strerror, clients=self.clients)
-        self._engine.at(self._engine.now + RETRY, self._retry)
-        self._update()
+        if self._retry is None:
+            self._retry = self._engine.at(self._engine.now + RETRY, self._on_retry)
+        self._shut()
 
-    def _retry(self) -> None:
-        self._starved = False
-        self._update()
+    def _on_retry(self) -> None:
+        self._retry = None
+        self._open()
 
-    def _update(self) -> None:
+    def _shut(self) -> None:
+        self.is_open = False
         for listener in self.listeners:
             listener.update()
+
+    def _open(self) -> None:
+        if not self.is_open and self.clients < self.capacity:
+            self.is_open = True
+            for listener in self.listeners:
+                listener.update()
 
     def _warn(self, event: str, **values: object) -> None:
         if self._engine.now - self._warned >= QUIET:
@@ -91,50 +93,56 @@ class Listener:
         self._engine = engine
         self._gate = gate
         self._service = service
-        self._sock = socket.socket(fileno=fd)
+        self._sock = socket.socket(fileno=os.dup(fd))
         self._sock.setblocking(False)
         # A byte marked urgent stays in the stream; accepted sockets inherit this.
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
-        self._watched = False
+        self._is_watched = False
         self.wanted = False
         gate.listeners.add(self)
 
     def update(self) -> None:
         """Watch the listener, or stop, as the service and the gate have it now."""
         watch = self.wanted and self._gate.is_open
-        if watch and not self._watched:
+        if watch and not self._is_watched:
             # EPOLLEXCLUSIVE cannot be modified, nor combined with EPOLLONESHOT (epoll_ctl(2)).
-            self._engine.watch(self._sock.fileno(), self._on_event, EPOLLIN | EPOLLEXCLUSIVE)
-        elif self._watched and not watch:
+            self._engine.watch(self._sock.fileno(), self, EPOLLIN | EPOLLEXCLUSIVE)
+        elif self._is_watched and not watch:
             self._engine.unwatch(self._sock.fileno())
-        self._watched = watch
+        self._is_watched = watch
 
     def close(self, *, drain: bool) -> None:
-        """Stop listening; with `drain`, accept what waits in the queue first."""
-        if drain:
-            self._accept(QUEUE)
+        """Stop listening; with `drain`, accept what waits in the queue first, room or not."""
         self.wanted = False
         self.update()
+        if drain:
+            for _ in range(QUEUE):
+                if not self._accept():
+                    break
         self._gate.listeners.discard(self)
         self._sock.close()
 
-    def _on_event(self, _mask: int) -> None:
-        self._accept(BATCH)
+    def on_event(self, _mask: int) -> None:
+        for _ in range(BATCH):
+            if not self._accept() or not self._is_watched:
+                return
 
-    def _accept(self, limit: int) -> None:
-        accept, family, proto = self._sock._accept, self._sock.family, self._sock.proto  # type: ignore[attr-defined]
-        for _ in range(limit):
-            try:
-                fd, _address = accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno not in STARVED:
-                    # accept(2): errors of the connection that was to be accepted; the next one may be fine.
-                    log.debug("a connection was gone before it was accepted", extra=facts(error=error.strerror))
-                    continue
+    def fail(self, error: Exception) -> None:
+        log.error("a listener failed", exc_info=error)
+        self._gate.starve(OSError(0, "an error of the proxy's own"))
+
+    def _accept(self) -> bool:
+        """Accept a connection; return whether there may be more."""
+        try:
+            # What socket.accept wraps; it returns a bare descriptor.
+            fd, _address = self._sock._accept()  # type: ignore[attr-defined]  # noqa: SLF001
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno in STARVED:
                 self._gate.starve(error)
-                return
-            self._service.admit(Socket(family, socket.SOCK_STREAM, proto, fd))
-            if not self._watched:
-                return
+                return False
+            # accept(2): it was the connection's own, which is gone; the next one may be fine.
+            return True
+        self._service.admit(_socket.socket(self._sock.family, socket.SOCK_STREAM, self._sock.proto, fd))
+        return True

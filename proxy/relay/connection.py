@@ -10,22 +10,24 @@ What a side goes through, as tcp(7), epoll(7) and the kernel have it:
 - *broken*: nothing can be sent to it any more. Its peer is not read any longer, but what it had sent before it broke
   still goes to the peer (an early answer, say); then the peer is reset.
 
-An edge with RDHUP, HUP or ERR is remembered (`ending`): from then on a short read no longer means that the socket is
+An edge with RDHUP, HUP or ERR is remembered (`is_ending`): from then on a short read no longer means that the socket is
 drained, so it is read until it says so itself.
 """
 
 from __future__ import annotations
 
+import logging
 import socket
 import struct
 from select import EPOLLERR, EPOLLOUT
 from socket import MSG_DONTWAIT
 from typing import TYPE_CHECKING
 
-from proxy.relay.engine import BUFFER, ENDING
+from proxy.logs import facts
+from proxy.relay.engine import BUFFER, ENDING, STREAM, STREAM_OUT
 
 if TYPE_CHECKING:
-    from _socket import socket as Socket
+    import _socket
     from collections.abc import Callable
 
     from proxy.relay.engine import Engine
@@ -33,12 +35,15 @@ if TYPE_CHECKING:
     from proxy.relay.service import Service
     from proxy.relay.timers import Timer
 
+log = logging.getLogger(__name__)
+
 IDLE = 1.0  # seconds without a byte, after which closing a connection interrupts nothing
+LAST_WORDS = 10.0  # seconds without a byte that a side which was reset leaves its peer to read what it had sent before
 RESET = struct.pack("ii", 1, 0)  # struct linger: with a time of 0, close sends RST and drops what is unsent
 NOTHING = memoryview(b"")
 
 
-def reset_on_close(sock: Socket) -> None:
+def reset_on_close(sock: _socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
 
 
@@ -47,64 +52,69 @@ class Side:
 
     __slots__ = (
         "_receive",
-        "broken",
         "connection",
-        "ending",
         "engine",
         "eof",
         "fd",
         "flow",
         "forward",
+        "is_broken",
+        "is_ending",
+        "is_queued",
         "peer",
         "pending",
-        "queued",
         "send",
         "sock",
+        "watches_out",
     )
 
     peer: Side
 
-    def __init__(self, sock: Socket, connection: Connection, flow: Flow, *, ending: bool) -> None:
+    def __init__(self, sock: _socket.socket, connection: Connection, flow: Flow) -> None:
         self.sock = sock
         self.fd = sock.fileno()
         self.connection = connection
         self.engine = connection.engine
         self.flow = flow
         self.pending = NOTHING  # what is still to be sent to this side
-        self.ending = ending
         self.eof = False
-        self.broken = False
-        self.queued = False  # in the ready list
+        self.is_broken = False
+        self.is_ending = False  # an edge that came with its end was seen
+        self.is_queued = False  # in the ready list
+        self.watches_out = False
         self.send = sock.send
         self._receive = sock.recv_into
         self.forward: Callable[[memoryview, int], int] | None = None  # the peer's send, while this side is read
 
     def on_event(self, mask: int) -> None:
         if mask & ENDING:
-            self.ending = True
+            self.is_ending = True
         if self.pending and mask & EPOLLOUT:
             self.flush()
         if self.forward is not None:
-            if not self.queued and mask & ~EPOLLOUT:
+            if not self.is_queued and mask & ~EPOLLOUT:
                 self.pump(1)
         elif mask & EPOLLERR:
             self.broke()
 
+    def fail(self, error: Exception) -> None:
+        self.connection.fail(error)
+
     def on_ready(self, reads: int) -> None:
-        self.queued = False
-        if self.forward is not None:
-            self.pump(reads)
+        self.is_queued = False
+        self.pump(reads)
 
     def enqueue(self) -> None:
         """Read on after the next poll."""
-        if not self.queued:
-            self.queued = True
+        if not self.is_queued:
+            self.is_queued = True
             self.engine.ready.append(self)
 
-    def pump(self, reads: int) -> None:
+    def pump(self, reads: int) -> None:  # noqa: C901  # the hot loop; calls would cost
         """Send to the peer what can be read here, at most `reads` buffers."""
         engine, flow, receive, forward = self.engine, self.flow, self._receive, self.forward
-        assert forward is not None
+        if forward is None:
+            return
         view = engine.view
         while True:
             try:
@@ -131,15 +141,22 @@ class Side:
             if sent < size:
                 flow.unsent += size - sent
                 self.forward = None
-                self.peer.pending = memoryview(bytes(view[sent:size]))
+                self.peer.keep(view[sent:size])
                 return
             if size == BUFFER:
                 reads -= 1
                 if not reads:
                     self.enqueue()
                     return
-            elif not self.ending:
+            elif not self.is_ending:
                 return
+
+    def keep(self, rest: memoryview) -> None:
+        """Send these bytes when there is room for them."""
+        self.pending = memoryview(bytes(rest))
+        if not self.watches_out:
+            self.watches_out = True
+            self.engine.rewatch(self.fd, STREAM_OUT)  # an edge at once, should there be room by now
 
     def flush(self) -> None:
         """Send what is pending; when that is all, the peer is read again or its end passed on."""
@@ -160,7 +177,7 @@ class Side:
         if not peer.eof:
             peer.forward = self.send
             peer.enqueue()
-        elif peer.broken:
+        elif peer.is_broken:
             self.connection.abort()
         else:
             self.shut()
@@ -169,7 +186,7 @@ class Side:
         """Its stream has ended; nothing is pending for the peer, or this side would not have been read."""
         self.eof = True
         self.forward = None
-        if self.broken:
+        if self.is_broken:
             self.connection.abort()
         else:
             self.peer.shut()
@@ -186,24 +203,25 @@ class Side:
 
     def broke(self) -> None:
         """Nothing can be sent to this side any more."""
-        if self.broken:
+        if self.is_broken:
             return
         peer = self.peer
-        self.broken = True
+        self.is_broken = True
         self.pending = NOTHING
         peer.forward = None
-        if peer.broken or (self.eof and not peer.pending):
+        if peer.is_broken or (self.eof and not peer.pending):
             self.connection.abort()
         elif self.forward is not None:
-            self.ending = True
+            self.is_ending = True
             self.enqueue()
-        # Otherwise this side is blocked: the peer's flush resumes or ends it.
+        else:
+            self.connection.watch_idle()  # this side is blocked: the peer's flush resumes or ends it
 
     def release(self) -> None:
         """Close the socket; whoever still holds this side finds that there is nothing left to do."""
         self.forward = None
         self.pending = NOTHING
-        self.broken = True
+        self.is_broken = True
         del self.peer
         self.engine.close(self.sock)
 
@@ -218,48 +236,68 @@ class Connection:
         service: Service,
         generation: Generation,
         endpoint: Endpoint,
-        client: Socket,
-        backend: Socket,
-        *,
+        client: _socket.socket,
+        backend: _socket.socket,
         accepted: float,
-        client_ending: bool,
-        backend_ending: bool,
     ) -> None:
         self.engine: Engine = service.engine
         self.service = service
         self.generation = generation
         self.endpoint = endpoint
-        self.client = Side(client, self, generation.upstream, ending=client_ending)
-        self.backend = Side(backend, self, generation.downstream, ending=backend_ending)
+        self.client = Side(client, self, generation.upstream)
+        self.backend = Side(backend, self, generation.downstream)
         self.client.peer, self.backend.peer = self.backend, self.client
         self.client.forward, self.backend.forward = self.backend.send, self.client.send
         self.last = self.engine.now
         self._accepted = accepted
         self._timer: Timer | None = None
-        self.watch_idle()
+        generation.members.add(self)
+
+    def start(self) -> None:
+        """Relay from now on."""
+        self.engine.watch(self.client.fd, self.client, STREAM)
+        self.engine.watch(self.backend.fd, self.backend, STREAM)
+        if self.service.idle_timeout:
+            self.watch_idle()
+        # Edges that came before are gone.
+        if self.backend.watches_out:
+            self.backend.enqueue()
+        self.client.pump(1)
+
+    # Idle
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing is under way: no byte moved for a while, and none waits to be sent."""
         return self.engine.now - self.last >= IDLE and not self.client.pending and not self.backend.pending
 
+    @property
+    def _idle_timeout(self) -> float:
+        """Seconds without a byte after which to close; 0 is never."""
+        timeout = self.service.idle_timeout
+        if self.client.is_broken or self.backend.is_broken:
+            return min(timeout, LAST_WORDS) if timeout else LAST_WORDS
+        return timeout
+
     def watch_idle(self) -> None:
-        """Set the idle timer as the service's policy has it now."""
+        """Set the idle timer as the policy has it now."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self.service.idle_timeout:
-            self._timer = self.engine.at(self.last + self.service.idle_timeout, self._on_idle)
+        if timeout := self._idle_timeout:
+            self._timer = self.engine.at(self.last + timeout, self._on_idle)
 
     def _on_idle(self) -> None:
         """The timer is not touched when bytes move; it looks when the last ones did instead."""
         self._timer = None
-        if self.engine.now - self.last < self.service.idle_timeout:
+        if self.engine.now - self.last < self._idle_timeout:
             self.watch_idle()
         elif self.client.pending or self.backend.pending:
             self.abort()
         else:
             self.close()
+
+    # The end
 
     def end(self) -> None:
         """Close it from outside: FIN where nothing is under way, RST where something would be cut short."""
@@ -268,8 +306,13 @@ class Connection:
         else:
             self.abort()
 
-    def fail(self) -> None:
+    def fail(self, error: Exception) -> None:
         """Give up after an error of our own, whatever state that left."""
+        log.error(
+            "a connection failed",
+            exc_info=error,
+            extra=facts(service=self.service.name, generation=self.generation.number),
+        )
         self.service.refuse("internal")
         if self in self.generation.members:
             self.abort()

@@ -14,23 +14,21 @@ ready. What the loop keeps to, and why:
 
 from __future__ import annotations
 
-import logging
+import math
 import select
 import time
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
 from proxy.relay.timers import Timer, Timers
 
 if TYPE_CHECKING:
-    from _socket import socket as Socket
+    import _socket
     from collections.abc import Callable
 
     from proxy.relay.connection import Side
-
-log = logging.getLogger(__name__)
 
 LINGER = 0.002
 TURN = 0.005
@@ -39,9 +37,23 @@ BUFFER = 64 * 1024
 SERVED = 8  # sides of the ready list between two polls
 READS = 4  # buffers for each of them
 
-EDGES = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+# EPOLLOUT only from the first short write on: a Unix socket would report it for whatever its peer reads.
+STREAM = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
+STREAM_OUT = STREAM | select.EPOLLOUT
 ENDING = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 GONE = select.EPOLLHUP | select.EPOLLERR
+
+
+class Handler(Protocol):
+    """Who has the events of a descriptor."""
+
+    def on_event(self, mask: int) -> None:
+        """Handle an event, as epoll_ctl(2) has it."""
+        ...
+
+    def fail(self, error: Exception) -> None:
+        """Log the error that `on_event` raised, and give up what it was about."""
+        ...
 
 
 class Engine:
@@ -49,53 +61,53 @@ class Engine:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self._handlers: dict[int, Callable[[int], object]] = {}
-        self._closing: list[Socket] = []
+        self._handlers: dict[int, Handler] = {}
+        self._closing: list[_socket.socket] = []
         self._timers = Timers()
         self._stopped = False
-        self.sides: dict[int, Side] = {}
+        self._waiting = trio.CancelScope()
         self.ready: deque[Side] = deque()
         self.now = time.monotonic()
         self.view = memoryview(bytearray(BUFFER))  # every read of every connection goes through this one
 
     # What others use
 
-    def watch(self, fd: int, handler: Callable[[int], object], mask: int = EDGES) -> None:
-        """Call `handler` with the event mask for each event of `fd`, edge-triggered unless the mask says otherwise."""
-        self._epoll.register(fd, mask)
+    def watch(self, fd: int, handler: Handler, mask: int) -> None:
+        """Let `handler` have the events of `fd`; where somebody else had them until now, the mask stays as it was."""
+        if fd not in self._handlers:
+            self._epoll.register(fd, mask)
         self._handlers[fd] = handler
 
     def rewatch(self, fd: int, mask: int) -> None:
         self._epoll.modify(fd, mask)
 
     def unwatch(self, fd: int) -> None:
-        """Forget a descriptor, also in the kernel: needed for what other processes have open too."""
+        """Forget a descriptor, also in the kernel: needed before closing what other processes have open too."""
         self._epoll.unregister(fd)
-        self._handlers.pop(fd, None)
+        del self._handlers[fd]
 
-    def relay(self, side: Side) -> None:
-        """Hand a descriptor over to one side of a connection; it is registered here if it was not being watched."""
-        if self._handlers.pop(side.fd, None) is None:
-            self._epoll.register(side.fd, EDGES)
-        self.sides[side.fd] = side
-
-    def close(self, sock: Socket) -> None:
+    def close(self, sock: _socket.socket) -> None:
         """Close a connection's socket at the end of this pass; no event reaches its handler any more.
 
         Nobody else has it open, so the kernel takes it out of the epoll set by itself.
         """
-        fd = sock.fileno()
-        if self.sides.pop(fd, None) is None:
-            self._handlers.pop(fd, None)
+        self._handlers.pop(sock.fileno(), None)
         self._closing.append(sock)
+
+    def sweep(self) -> None:
+        """Close what is to be closed."""
+        for sock in self._closing:
+            sock.close()
+        self._closing.clear()
 
     def at(self, when: float, action: Callable[[], object]) -> Timer:
         """Call `action` once, at a time of time.monotonic()."""
         return self._timers.at(when, action)
 
     def stop(self) -> None:
-        """Let `run` return after the present pass."""
+        """Let `run` return, after the present pass if there is one."""
         self._stopped = True
+        self._waiting.cancel()
 
     # The loop
 
@@ -112,25 +124,22 @@ class Engine:
     async def _wait(self) -> None:
         """Wait in trio for an event or for the next timer."""
         due = self._timers.next
-        with trio.move_on_after(float("inf") if due is None else max(0.0, due - time.monotonic())):
+        self._waiting = trio.move_on_after(math.inf if due is None else max(0.0, due - time.monotonic()))
+        with self._waiting:
             await trio.lowlevel.wait_readable(self._epoll.fileno())
 
     def _pass(self) -> bool:
         """Handle what is ready, waiting up to LINGER for it; return whether there was anything."""
         events = self._epoll.poll(self._patience(), EVENTS)
         self.now = now = time.monotonic()
-        sides = self.sides
+        handlers = self._handlers
         for fd, mask in events:
-            side = sides.get(fd)
-            try:
-                if side is not None:
-                    side.on_event(mask)
-                elif handler := self._handlers.get(fd):
-                    handler(mask)
-            except Exception:
-                log.exception("error in the relay")
-                if side is not None:
-                    side.connection.fail()
+            handler = handlers.get(fd)
+            if handler is not None:
+                try:
+                    handler.on_event(mask)
+                except Exception as error:  # noqa: BLE001  # a bug met by one connection is not the end of the others
+                    handler.fail(error)
         busy = bool(events)
         if self.ready:
             busy = True
@@ -138,11 +147,9 @@ class Engine:
         due = self._timers.next
         if due is not None and due <= now:
             busy = True
-            self._fire()
+            self._timers.fire(now)
         if self._closing:
-            for sock in self._closing:
-                sock.close()
-            self._closing.clear()
+            self.sweep()
         return busy
 
     def _patience(self) -> float:
@@ -157,12 +164,5 @@ class Engine:
             side = self.ready.popleft()
             try:
                 side.on_ready(READS)
-            except Exception:
-                log.exception("error in the relay")
-                side.connection.fail()
-
-    def _fire(self) -> None:
-        try:
-            self._timers.fire(self.now)
-        except Exception:
-            log.exception("error in a timer of the relay")
+            except Exception as error:  # noqa: BLE001  # as above
+                side.fail(error)

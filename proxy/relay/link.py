@@ -1,11 +1,11 @@
 """The connection from control: requests in, answers out, in the same epoll set as the bytes.
 
-One control is served at a time; the next one waits in the socket's queue until the present one is gone. Nothing here
-blocks: what control does not read is kept, and no further request is served until it has been sent.
+Nothing here blocks: what control does not read is kept, and no further request is served until it has been sent.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
@@ -18,7 +18,7 @@ from proxy.errors import WireError
 from proxy.logs import facts
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from proxy.relay.engine import Engine
     from proxy.wire import Message, Request
@@ -30,124 +30,137 @@ class Served(Protocol):
     """Who carries the requests out."""
 
     def serve(self, request: Request, descriptors: Sequence[int]) -> Sequence[Message]:
-        """Carry a request out and return the answers. It owns the descriptors. Raises ValueError for what cannot be done."""
+        """Carry a request out and return the answers, of which the Ack is the last.
+
+        The descriptors are only lent. Raises ValueError or OSError for what cannot be done.
+        """
         ...
 
-    def control_lost(self) -> None: ...
+    def control_lost(self) -> None:
+        """Go on without control."""
+        ...
 
 
-class Link:
-    """Control's connection, and the socket on which it arrives."""
+class Door:
+    """The listening socket on which control arrives. One is let in at a time; the next one waits in the queue."""
 
     def __init__(self, engine: Engine, listener: socket.socket, served: Served) -> None:
         self._engine = engine
         self._listener = listener
         self._served = served
-        self._control: socket.socket | None = None
-        self._outbox: deque[bytes] = deque()
+        self._link: Link | None = None
         listener.setblocking(False)
+        engine.watch(listener.fileno(), self, EPOLLIN)
 
     @property
     def is_connected(self) -> bool:
-        return self._control is not None
-
-    def open(self) -> None:
-        """Wait for the next control."""
-        self._engine.watch(self._listener.fileno(), self._on_listener, EPOLLIN)
+        return self._link is not None
 
     def tell(self, message: Message) -> None:
         """Send something unasked; nobody hears it while control is away."""
-        if self._control is not None:
-            self._send(message)
+        if self._link is not None:
+            self._link.send(message)
 
-    def _on_listener(self, _mask: int) -> None:
+    def on_event(self, _mask: int) -> None:
         try:
             control, _ = self._listener.accept()
-        except BlockingIOError:
+        except OSError:  # it is gone again, or there is no descriptor left; then the next event comes when there is one
             return
-        control.setblocking(False)
         self._engine.unwatch(self._listener.fileno())
-        self._engine.watch(control.fileno(), self._on_event, EPOLLIN)
+        self._link = Link(self._engine, control, self._served, self._lost)
+        self._link.send(wire.Hello(version=wire.VERSION, pid=os.getpid()))
+
+    def fail(self, error: Exception) -> None:
+        log.error("control could not be let in", exc_info=error)
+
+    def _lost(self) -> None:
+        self._link = None
+        self._served.control_lost()
+        self._engine.watch(self._listener.fileno(), self, EPOLLIN)
+
+
+class Link:
+    """A connection from control, until it is gone; then `lost` is called."""
+
+    def __init__(self, engine: Engine, control: socket.socket, served: Served, lost: Callable[[], None]) -> None:
+        self._engine = engine
         self._control = control
-        log.debug("control is connected")
-        self._send(wire.Hello(version=wire.VERSION, pid=os.getpid()))
+        self._served = served
+        self._lost = lost
+        self._outbox: deque[bytes] = deque()
+        control.setblocking(False)
+        engine.watch(control.fileno(), self, EPOLLIN)
 
-    def _on_event(self, mask: int) -> None:
-        if mask & EPOLLOUT:
-            self._flush()
-        if self._control is not None and mask & ~EPOLLOUT and not self._outbox:
-            self._receive(self._control)
-
-    def _receive(self, control: socket.socket) -> None:
-        try:
-            payload, descriptors, flags, _ = socket.recv_fds(
-                control, wire.MAX_MESSAGE, wire.MAX_FDS, socket.MSG_CMSG_CLOEXEC
-            )
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self._lost(error)
-            return
-        if not payload:
-            self._lost(None)
-            return
-        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-            log.error("a message from control was cut short", extra=facts(flags=flags))
-        self._serve(payload, descriptors)
-
-    def _serve(self, payload: bytes, descriptors: list[int]) -> None:
-        try:
-            request = wire.decode(payload)
-        except WireError as error:
-            _close_all(descriptors)
-            log.exception("a message that is not understood", extra=facts(error=error.message))
-            return
-        if not isinstance(request, wire.Request):
-            _close_all(descriptors)
-            log.error("not a request", extra=facts(message=type(request).__name__))
-            return
-        try:
-            for answer in self._served.serve(request, descriptors):
-                self._send(answer)
-        except (ValueError, OSError, WireError) as error:
-            self._send(wire.Ack(request.seq, error=str(error)))
-        except Exception as error:
-            log.exception("a request failed", extra=facts(request=type(request).__name__))
-            self._send(wire.Ack(request.seq, error=repr(error)))
-
-    def _send(self, message: Message) -> None:
+    def send(self, message: Message) -> None:
+        """Send a message, when there is room for it. Raises WireError for one that is too long."""
         self._outbox.append(wire.encode(message))
         if len(self._outbox) == 1:
             self._flush()
 
+    def on_event(self, mask: int) -> None:
+        if mask & EPOLLOUT:
+            self._flush()
+        elif not self._outbox:
+            self._receive()
+
+    def fail(self, error: Exception) -> None:
+        log.error("the link to control failed", exc_info=error)
+        self._close()
+
     def _flush(self) -> None:
-        control = self._control
-        if control is None:
-            return
         try:
             while self._outbox:
-                control.send(self._outbox[0])
+                self._control.send(self._outbox[0])
                 self._outbox.popleft()
         except BlockingIOError:
-            self._engine.rewatch(control.fileno(), EPOLLIN | EPOLLOUT)
+            self._engine.rewatch(self._control.fileno(), EPOLLOUT)
             return
-        except OSError as error:
-            self._lost(error)
+        except OSError:  # control is gone; reading says so
+            self._outbox.clear()
+        self._engine.rewatch(self._control.fileno(), EPOLLIN)
+
+    def _receive(self) -> None:
+        try:
+            payload, descriptors, _flags, _ = socket.recv_fds(
+                self._control, wire.MAX_MESSAGE, wire.MAX_FDS, socket.MSG_CMSG_CLOEXEC
+            )
+        except BlockingIOError:
             return
-        self._engine.rewatch(control.fileno(), EPOLLIN)
+        except OSError:
+            payload, descriptors = b"", []
+        if payload:
+            self._serve(payload, descriptors)
+        else:
+            self._close()
 
-    def _lost(self, error: OSError | None) -> None:
-        control = self._control
-        assert control is not None
-        self._control = None
-        self._outbox.clear()
-        self._engine.unwatch(control.fileno())
-        control.close()
-        log.info("control is gone; relaying goes on", extra=facts(error=error and error.strerror))
-        self._served.control_lost()
-        self.open()
+    def _serve(self, payload: bytes, descriptors: list[int]) -> None:
+        try:
+            request = wire.decode(payload)
+            if not isinstance(request, wire.Request):
+                raise WireError(f"{type(request).__name__} is not a request")
+            for answer in self._served.serve(request, descriptors):
+                self.send(answer)
+        except (ValueError, OSError, WireError) as error:
+            log.warning("a request could not be served", extra=facts(request=payload[:200], error=error))
+            self.send(wire.Ack(_number(payload), error=str(error)))
+        except Exception as error:
+            log.exception("a request failed", extra=facts(request=payload[:200]))
+            self.send(wire.Ack(_number(payload), error=repr(error)))
+        finally:
+            for fd in descriptors:
+                os.close(fd)
+
+    def _close(self) -> None:
+        log.info("control is gone; relaying goes on")
+        self._engine.unwatch(self._control.fileno())
+        self._control.close()
+        self._lost()
 
 
-def _close_all(descriptors: list[int]) -> None:
-    for fd in descriptors:
-        os.close(fd)
+def _number(payload: bytes) -> int:
+    """Return the number of a request, even one of another version, or 0 if it has none."""
+    try:
+        number = json.loads(payload)["seq"]
+    except (ValueError, TypeError, KeyError):
+        return 0
+    return number if isinstance(number, int) else 0

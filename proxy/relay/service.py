@@ -7,15 +7,15 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING
 
-from proxy.core.balance import POLICIES
+from proxy.core.balance import POLICIES, least
 from proxy.relay.acceptor import Listener
-from proxy.relay.connect import Client
+from proxy.relay.client import Client
 from proxy.relay.connection import Connection
 from proxy.relay.generation import Generation
 from proxy.wire import Counts
 
 if TYPE_CHECKING:
-    from _socket import socket as Socket
+    import _socket
     from collections.abc import Callable
 
     from proxy.relay.acceptor import Gate
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from proxy.relay.generation import Endpoint, Member
     from proxy.wire import Route
 
+SHORTEST_ATTEMPT = 1.0  # seconds
 COALESCE = 0.1  # seconds between two announcements of how many connections a generation still has
 RELEASE = 64  # waiting clients that are let go at a time, so that they do not flood the backend's accept queue
 
@@ -35,26 +36,27 @@ class Service:
         self.engine = engine
         self.gate = gate
         self.policy: Route | None = None
-        self.generation: Generation | None = None
+        self.is_holding = True  # new connections wait for the next route, without a limit
+        self.idle_timeout = 0.0
+        self.patience = math.inf  # seconds for one attempt to connect
+        self.generation = Generation(0)  # the one that takes new connections; none does before the first route
         self.generations: dict[int, Generation] = {}
         self.endpoints: list[Endpoint] = []
         self.waiting: dict[Client, None] = {}  # in the order they came
         self.refused: dict[str, int] = {}
         self._announce = announce
         self._clients = 0
+        self._limit: float = math.inf
         self._has_room = True
         self._listeners: dict[str, Listener] = {}
         self._released: deque[Client] = deque()
+        self._balance = least
         self._turn = 0
 
     @property
-    def is_holding(self) -> bool:
-        """Whether new connections wait for the next route, without a limit."""
-        return self.policy is None or self.policy.held or self.policy.paused
-
-    @property
-    def idle_timeout(self) -> float:
-        return self.policy.idle_timeout if self.policy else 0.0
+    def is_open(self) -> bool:
+        """Whether there is somewhere to connect to."""
+        return not self.is_holding and bool(self.endpoints)
 
     # Policy
 
@@ -84,30 +86,37 @@ class Service:
         candidates = [endpoint for endpoint in self.endpoints if endpoint not in tried] if tried else self.endpoints
         if len(candidates) < 2:
             return candidates[0] if candidates else None
-        assert self.policy is not None
         self._turn += 1
-        return candidates[POLICIES[self.policy.balance]([each.connections for each in candidates], self._turn)]
+        return candidates[self._balance([each.connections for each in candidates], self._turn)]
 
     def _replace(self, policy: Route) -> None:
-        before, was_holding, had_idle = self.policy, self.is_holding, self.idle_timeout
+        was_holding, had_idle = self.is_holding, self.idle_timeout
         self.policy = policy
-        if policy.idle_timeout != had_idle:
-            for generation in self.generations.values():
-                for member in generation.members:
-                    if isinstance(member, Connection):
-                        member.watch_idle()
-        if before is None or policy.max_connections != before.max_connections:
-            self._update_room()
+        self.is_holding = policy.held or policy.paused
+        self.idle_timeout = policy.idle_timeout
+        self._balance = POLICIES[policy.balance]
+        # An endpoint that does not answer leaves time for the others.
+        self.patience = max(SHORTEST_ATTEMPT, policy.connect_timeout / 4) if len(self.endpoints) > 1 else math.inf
+        self._limit = math.inf if policy.max_connections is None else policy.max_connections
+        self._update_room()
+        if self.idle_timeout != had_idle:
+            self._watch_idle()
         if self.is_holding:
             self._released.clear()
             for client in self.waiting:
                 client.rearm()
-            return
-        if was_holding:
-            for client in self.waiting:
-                client.deadline = self._deadline()
-        self._released = deque(self.waiting)
-        self._release()
+        else:
+            if was_holding:
+                for client in self.waiting:
+                    client.deadline = self.deadline()
+            self._released = deque(self.waiting)
+            self._release()
+
+    def _watch_idle(self) -> None:
+        for generation in self.generations.values():
+            for member in generation.members:
+                if isinstance(member, Connection):
+                    member.watch_idle()
 
     def _redirect(self) -> None:
         """Let clients that are being connected to another generation than the route's start over."""
@@ -127,15 +136,16 @@ class Service:
         if self._released:
             self.engine.at(self.engine.now, self._release)
 
-    def _deadline(self) -> float:
-        if self.policy is None or not self.policy.connect_timeout:
+    def deadline(self) -> float:
+        """Until when a client that comes, or is let go, now is to have a backend."""
+        if self.policy is None or self.is_holding or not self.policy.connect_timeout:
             return math.inf
         return self.engine.now + self.policy.connect_timeout
 
     # Listeners
 
     def listen(self, address: str, fd: int) -> None:
-        """Accept on a listening descriptor, instead of the one that had this address before, if any."""
+        """Accept on a copy of a listening descriptor, instead of the one that had this address before, if any."""
         before = self._listeners.get(address)
         listener = self._listeners[address] = Listener(self.engine, self.gate, self, fd)
         listener.wanted = self._has_room
@@ -147,15 +157,10 @@ class Service:
         """Stop accepting on a listener; what waits in its queue is accepted first. Unknown ones are no error."""
         listener = self._listeners.pop(address, None)
         if listener is not None:
-            listener.close(drain=self._share != 0)
-
-    @property
-    def _share(self) -> int | None:
-        return self.policy.max_connections if self.policy else None
+            listener.close(drain=self._limit > 0)
 
     def _update_room(self) -> None:
-        share = self._share
-        has_room = share is None or self._clients < share
+        has_room = self._clients < self._limit
         if has_room != self._has_room:
             self._has_room = has_room
             for listener in self._listeners.values():
@@ -164,20 +169,19 @@ class Service:
 
     # Clients
 
-    def admit(self, sock: Socket) -> None:
+    def admit(self, sock: _socket.socket) -> None:
         """Take an accepted connection."""
-        client = Client(self, sock)
-        self.gate.enter()
         self._clients += 1
-        self._update_room()
-        if not self.is_holding:
-            client.deadline = self._deadline()
-        client.start()
+        if self._clients >= self._limit:
+            self._update_room()
+        self.gate.enter()
+        Client(self, sock).start()
 
     def client_left(self) -> None:
         """A client's socket is being closed."""
         self._clients -= 1
-        self._update_room()
+        if not self._has_room:
+            self._update_room()
         self.gate.leave()
 
     def left(self, connection: Connection, generation: Generation, endpoint: Endpoint) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from typing import TYPE_CHECKING
 
@@ -11,23 +10,23 @@ import trio
 from proxy import wire
 from proxy.relay.acceptor import Gate
 from proxy.relay.engine import Engine
-from proxy.relay.link import Link
+from proxy.relay.link import Door
 from proxy.relay.service import Service
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from proxy.wire import Message, Request
 
 
 class Worker:
-    """The services by name, and the link to control."""
+    """The services by name, and the door for control. `capacity` is the number of connections that there can be."""
 
     def __init__(self, listener: socket.socket, capacity: int) -> None:
         self._engine = Engine()
         self._gate = Gate(self._engine, capacity)
-        self._link = Link(self._engine, listener, self)
+        self._door = Door(self._engine, listener, self)
         self._services: dict[str, Service] = {}
 
     async def run(self) -> None:
@@ -35,24 +34,24 @@ class Worker:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._heed, signals)
-                self._link.open()
                 await self._engine.run()
                 nursery.cancel_scope.cancel()
+        for service in self._services.values():
+            service.close()
+        self._engine.sweep()
 
-    async def _heed(self, signals: object) -> None:
+    async def _heed(self, signals: AsyncIterator[int]) -> None:
         """A process manager signals the whole group; while control is there, it decides when workers leave."""
-        async for number in signals:  # type: ignore[attr-defined]
-            if number == signal.SIGTERM and not self._link.is_connected:
+        async for number in signals:
+            if number == signal.SIGTERM and not self._door.is_connected:
                 self._engine.stop()
 
-    # Served
+    # What control may ask
 
     def serve(self, request: Request, descriptors: Sequence[int]) -> Sequence[Message]:
-        if descriptors and not isinstance(request, wire.Listen):
-            _close_all(descriptors)
         match request:
             case wire.Listen():
-                return self._listen(request, descriptors)
+                self._listen(request, descriptors)
             case wire.Route():
                 connections = self._service(request.service).route(request)
                 return [wire.Ack(request.seq, connections=connections)]
@@ -66,23 +65,21 @@ class Worker:
             case wire.Exit():
                 self._engine.stop()
             case _:
-                raise ValueError(f"a worker does not know {type(request).__name__}")
+                raise ValueError(f"a worker does not serve {type(request).__name__}")
         return [wire.Ack(request.seq)]
 
     def control_lost(self) -> None:
         for service in self._services.values():
             service.release_held()
 
-    def _listen(self, request: wire.Listen, descriptors: Sequence[int]) -> Sequence[Message]:
+    def _listen(self, request: wire.Listen, descriptors: Sequence[int]) -> None:
         if len(descriptors) != len(request.add):
-            _close_all(descriptors)
             raise ValueError(f"{len(request.add)} listeners were announced, {len(descriptors)} descriptors came")
         service = self._service(request.service)
         for address, fd in zip(request.add, descriptors, strict=True):
             service.listen(address, fd)
         for address in request.remove:
             service.unlisten(address)
-        return [wire.Ack(request.seq)]
 
     def _forget(self, request: wire.Forget) -> None:
         if request.generation:
@@ -91,14 +88,10 @@ class Worker:
             service.close()
 
     def _service(self, name: str) -> Service:
+        """Return the service of this name, a new one the first time."""
         if name not in self._services:
             self._services[name] = Service(name, self._engine, self._gate, self._announce)
         return self._services[name]
 
     def _announce(self, service: str, generation: int, connections: int) -> None:
-        self._link.tell(wire.Remaining(service, generation, connections))
-
-
-def _close_all(descriptors: Sequence[int]) -> None:
-    for fd in descriptors:
-        os.close(fd)
+        self._door.tell(wire.Remaining(service, generation, connections))

@@ -27,13 +27,21 @@ def shutdown() -> trio.Event:
 
 
 @pytest.fixture
-async def api(control: FakeControl, shutdown: trio.Event, tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Api]:
-    """The real server in front of a fake control."""
+def over() -> trio.Event:
+    return trio.Event()
+
+
+@pytest.fixture
+async def api(
+    control: FakeControl, shutdown: trio.Event, over: trio.Event, tmp_path: Path, nursery: trio.Nursery
+) -> AsyncIterator[Api]:
+    """The real server in front of a fake control; `shutdown` ends it, and then it sets `over`."""
     path = tmp_path / "run" / "control.sock"
     listen = Address("127.0.0.1", free_port())
 
     async def run(task_status: trio.TaskStatus[None]) -> None:
         await serve(control, socket=path, listen=listen, shutdown=shutdown, task_status=task_status)
+        over.set()
 
     await nursery.start(run)
     yield Api(path, listen.port)

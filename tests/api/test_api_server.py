@@ -11,75 +11,56 @@ import pytest
 import trio
 
 from proxy.api import connection, server
-from proxy.api.server import serve
-from tests.ask import Api
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from pathlib import Path
 
+    from tests.ask import Api
     from tests.fakes import FakeControl
 
 CHUNKS = b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 40
 
 
+@pytest.fixture
+def few_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "LIMIT", 2)
+
+
+@pytest.mark.usefixtures("few_places")
 @pytest.mark.parametrize("line", [b"POST /v1/nothing", b"GET /livez", b"GET /v1/status", b"GET /v1/events"])
 async def test_a_body_that_nobody_reads_leaves_no_connection_behind(
-    control: FakeControl,
-    tmp_path: Path,
-    nursery: trio.Nursery,
-    monkeypatch: pytest.MonkeyPatch,
-    line: bytes,
+    api: Api, control: FakeControl, line: bytes
 ) -> None:
-    monkeypatch.setattr(connection, "LIMIT", 2)
     control.status = partial(_slow, control.status)  # type: ignore[method-assign]
-    api, shutdown = Api(tmp_path / "control.sock", 0), trio.Event()
-
-    async def run(task_status: trio.TaskStatus[None]) -> None:
-        await serve(control, socket=api.socket, shutdown=shutdown, task_status=task_status)
-
-    await nursery.start(run)
     with trio.fail_after(5):
         for _ in range(4):
             async with await api.connect() as stream:
                 await stream.send_all(line + b" HTTP/1.1\r\nHost: localhost\r\n" + CHUNKS)
                 assert bytes(await stream.receive_some()).startswith(b"HTTP/1.1 ")
         assert (await api.get("/livez")).status == 200
-    shutdown.set()
 
 
-async def test_more_clients_than_places_wait_their_turn(
-    control: FakeControl, tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connection, "LIMIT", 2)
-    api, shutdown = Api(tmp_path / "control.sock", 0), trio.Event()
-
-    async def run(task_status: trio.TaskStatus[None]) -> None:
-        await serve(control, socket=api.socket, shutdown=shutdown, task_status=task_status)
-
-    await nursery.start(run)
+@pytest.mark.usefixtures("few_places")
+async def test_more_clients_than_places_wait_their_turn(api: Api) -> None:
     async with api.open("/v1/events"):
         async with api.open("/v1/events"):
             with trio.move_on_after(0.05) as waited:
                 await api.get("/livez")
             assert waited.cancelled_caught
         assert (await api.get("/livez")).status == 200
-    shutdown.set()
 
 
 async def test_a_client_that_stops_reading_does_not_hold_up_the_end(
-    api: Api, control: FakeControl, shutdown: trio.Event, monkeypatch: pytest.MonkeyPatch
+    api: Api, control: FakeControl, shutdown: trio.Event, over: trio.Event, autojump_clock: trio.testing.MockClock
 ) -> None:
-    monkeypatch.setattr(server, "GRACE", 0.05)
     async with api.open("/v1/events"):
         for number in range(900):
             control.publish("health", service="web", reason="x" * 2000, number=number)
-        await trio.testing.wait_all_tasks_blocked(0.02)  # its sends are stuck by now
+        await trio.testing.wait_all_tasks_blocked()  # its sends are stuck by now
         assert (await api.get("/livez")).status == 200
         shutdown.set()
-        with trio.fail_after(3):
-            while api.socket.exists():
-                await trio.sleep(0.01)
+        with trio.fail_after(server.GRACE + 1):
+            await over.wait()
 
 
 async def test_a_client_that_stops_reading_is_let_go_after_a_while(
@@ -90,22 +71,14 @@ async def test_a_client_that_stops_reading_is_let_go_after_a_while(
         for number in range(900):
             control.publish("health", service="web", reason="x" * 2000, number=number)
         with trio.fail_after(5):
-            while control.readers:
-                await trio.sleep(0.01)
+            await control.reader_left.wait()
             with pytest.raises(h11.RemoteProtocolError):
                 await exchange.rest()
 
 
 async def test_event_streams_and_idle_connections_end_at_once(
-    control: FakeControl, tmp_path: Path, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+    api: Api, shutdown: trio.Event, over: trio.Event, autojump_clock: trio.testing.MockClock
 ) -> None:
-    api, shutdown, over = Api(tmp_path / "control.sock", 0), trio.Event(), trio.Event()
-
-    async def run(task_status: trio.TaskStatus[None]) -> None:
-        await serve(control, socket=api.socket, shutdown=shutdown, task_status=task_status)
-        over.set()
-
-    await nursery.start(run)
     async with await api.connect() as idle, api.open("/v1/events") as (_, exchange):
         began = trio.current_time()
         shutdown.set()
@@ -117,14 +90,14 @@ async def test_event_streams_and_idle_connections_end_at_once(
 
 
 async def test_a_request_under_way_at_the_end_has_a_moment_and_no_longer(
-    control: FakeControl, tmp_path: Path, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+    api: Api,
+    control: FakeControl,
+    shutdown: trio.Event,
+    over: trio.Event,
+    nursery: trio.Nursery,
+    autojump_clock: trio.testing.MockClock,
 ) -> None:
     control.ending = None
-    api, shutdown, over = Api(tmp_path / "control.sock", 0), trio.Event(), trio.Event()
-
-    async def run(task_status: trio.TaskStatus[None]) -> None:
-        await serve(control, socket=api.socket, shutdown=shutdown, task_status=task_status)
-        over.set()
 
     async def ask(version: str, task_status: trio.TaskStatus[None]) -> None:
         async with await api.connect() as stream:
@@ -137,7 +110,6 @@ async def test_a_request_under_way_at_the_end_has_a_moment_and_no_longer(
             answers.append(bytes(await stream.receive_some()))
 
     answers: list[bytes] = []
-    await nursery.start(run)
     await nursery.start(ask, "v2")
     began = trio.current_time()
     shutdown.set()

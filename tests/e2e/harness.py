@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 # Bounds how long a test may take when something is broken; nothing waits this long when all is well.
 PATIENCE = 30.0
+_RUN = ["proxy.cli", "run"] if (Path(__file__).parents[2] / "proxy/cli/run.py").exists() else ["proxy.main", "--config"]
 
 
 def free_port() -> int:
@@ -75,7 +77,7 @@ class Proxy:
     def start(self, *, wait: bool = True) -> None:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "proxy.cli", "run", str(self.config)],
+                [sys.executable, "-P", "-m", *_RUN, str(self.config)],
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
@@ -150,16 +152,161 @@ class Proxy:
         head_text, _, content = answer.partition(b"\r\n\r\n")
         return int(head_text.split()[1]), content
 
+    def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        """Ask the API and return the status and the JSON of the answer."""
+        status, content = self.request(method, path, body)
+        return status, json.loads(content)
+
+    def begin(self, verb: str, service: str = "web", **body: Any) -> dict[str, Any]:
+        """POST a verb of a service that must be accepted; returns what has begun (202), or with `wait` its result."""
+        status, answer = self.ask("POST", f"/v1/services/{service}/{verb}", body)
+        assert status in (200, 202), f"{verb}: {status} {answer}\n{self.log_text()}"
+        found: dict[str, Any] = answer
+        return found
+
+    def operate(self, verb: str, service: str = "web", **body: Any) -> dict[str, Any]:
+        """Swap, roll back or restart over the API, wait for the end, and expect it to have gone well."""
+        result = self.begin(verb, service, wait=True, **body)
+        assert result["result"] == "swapped", f"{result}\n{self.log_text()}"
+        return result
+
     def status(self) -> dict[str, Any]:
-        status: dict[str, Any] = json.loads(self.request("GET", "/v1/status")[1])
+        status: dict[str, Any] = self.ask("GET", "/v1/status")[1]
         return status
 
     def service(self, name: str = "web") -> dict[str, Any]:
         service: dict[str, Any] = self.status()["services"][name]
         return service
 
+    def generation(self, number: int, name: str = "web") -> dict[str, Any] | None:
+        """One generation of a service as `status` has it; None when it is gone."""
+        found = (each for each in self.service(name)["generations"] if each["id"] == number)
+        return next(found, None)
+
+    def active(self, name: str = "web") -> dict[str, Any]:
+        """The active generation."""
+        states = {each["state"]: each for each in self.service(name)["generations"]}
+        assert "active" in states, states
+        active: dict[str, Any] = states["active"]
+        return active
+
+    def pids(self, name: str = "web") -> list[int]:
+        """The backend processes of the active generation, by replica."""
+        return [replica["pid"] for replica in self.active(name)["replicas"]]
+
+    def workers(self) -> list[int]:
+        return [worker["pid"] for worker in self.status()["proxy"]["workers"]]
+
+    def metrics(self) -> Metrics:
+        return Metrics(self.request("GET", "/metrics")[1].decode())
+
     def log_text(self) -> str:
         return self.log.read_text(errors="replace")[-8000:]
+
+
+class Metrics:
+    """A scrape: values by name and labels."""
+
+    def __init__(self, page: str) -> None:
+        self.page = page
+        self.families = {family.name: family for family in text_string_to_metric_families(page)}
+        samples = (sample for family in self.families.values() for sample in family.samples)
+        self.values = {(sample.name, tuple(sorted(sample.labels.items()))): sample.value for sample in samples}
+
+    def get(self, name: str, **labels: str) -> float | None:
+        """The one value of this name that has these labels; None when there is none."""
+        wanted = set(labels.items())
+        found = [value for (of, has), value in self.values.items() if of == name and wanted <= set(has)]
+        assert len(found) < 2, f"{name} {labels}: {found}"
+        return found[0] if found else None
+
+
+class Events:
+    """The event stream, collected from the moment it is entered; use as a context manager."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self.seen: list[tuple[float, dict[str, Any]]] = []
+        """When each event arrived (monotonic), and the event."""
+        self._arrived = threading.Condition()
+        self._connection = socket.socket(socket.AF_UNIX)
+        self._connection.connect(str(proxy.socket))
+        self._stream = self._connection.makefile("rb")
+        self._thread = threading.Thread(target=self._collect)
+
+    def __enter__(self) -> Self:
+        self._connection.sendall(b"GET /v1/events HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        while self._stream.readline().strip():
+            pass  # once the head has come, nothing is missed
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._stream.close()
+        self._connection.close()
+
+    def _collect(self) -> None:
+        for line in self._stream:
+            if line.startswith(b"data: "):
+                with self._arrived:
+                    self.seen.append((time.monotonic(), json.loads(line[6:])))
+                    self._arrived.notify_all()
+
+    def wait(self, within: float = PATIENCE, **values: Any) -> dict[str, Any]:
+        """Wait for an event that has these values, and return the first; those that have come already count."""
+
+        def found() -> dict[str, Any] | None:
+            return next((event for _, event in self.seen if values.items() <= event.items()), None)
+
+        with self._arrived:
+            event = self._arrived.wait_for(found, within)
+        assert event, f"no event {values} within {within} s; seen: {[event for _, event in self.seen]}"
+        return event
+
+
+class Held:
+    """A client that stays connected and asks again and again; a reset is an OSError, an end a ValueError."""
+
+    def __init__(self, port: int = 0, *, host: str = "127.0.0.1", path: Path | None = None) -> None:
+        if path:
+            self.socket = socket.socket(socket.AF_UNIX)
+            self.socket.connect(str(path))
+        else:
+            self.socket = socket.create_connection((host, port))
+        self.socket.settimeout(PATIENCE)
+        self._lines = self.socket.makefile("rb")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lines.close()
+        self.socket.close()
+
+    def ask(self) -> str:
+        """One request and its answer."""
+        self.send()
+        return self.answer()
+
+    def send(self) -> None:
+        self.socket.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+
+    def answer(self) -> str:
+        if not self._lines.readline():
+            raise ValueError("the connection has ended")
+        headers = dict(line.decode().strip().lower().split(": ", 1) for line in iter(self._lines.readline, b"\r\n"))
+        return self._lines.read(int(headers["content-length"])).decode()
+
+    def rest(self) -> bytes:
+        """Everything until the end of the stream; OSError if that is a reset."""
+        return self._lines.read()
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process is there, a zombie included."""
+    return Path(f"/proc/{pid}").exists()
 
 
 def fetch(port: int, path: str = "/", *, timeout: float = PATIENCE, host: str = "127.0.0.1") -> str:
@@ -173,12 +320,21 @@ def fetch(port: int, path: str = "/", *, timeout: float = PATIENCE, host: str = 
     return body.decode()
 
 
-@dataclass
+@dataclass(frozen=True)
 class Answer:
-    """`began` is when the connection was begun (monotonic)."""
+    """`began` is when the connection was begun, `ended` when the answer was there (monotonic)."""
 
     began: float
+    ended: float
     body: str
+
+    @property
+    def version(self) -> str:
+        return self.body.split()[0]
+
+    @property
+    def generation(self) -> int:
+        return int(self.body.split()[1])
 
 
 @dataclass
@@ -211,7 +367,7 @@ class Load:
             except (OSError, ValueError) as error:
                 self.errors[f"{type(error).__name__}: {error}"] += 1
             else:
-                self.answers.append(Answer(began, body))
+                self.answers.append(Answer(began, time.monotonic(), body))
 
     def wait_for(self, count: int) -> None:
         """Wait until so many more answers have come."""

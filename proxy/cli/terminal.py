@@ -1,0 +1,53 @@
+"""What the screen can do, and numbers as people read them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from typing import IO
+
+_CODES = {"green": "32", "red": "31", "yellow": "33", "dim": "2", "bold": "1"}
+
+
+def is_live(stream: IO[str]) -> bool:
+    """Whether lines on it can be drawn over."""
+    return stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+
+
+def width() -> int | None:
+    """Columns of the terminal that standard output is; None when it is something else, where nothing is cut."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def paint(text: str, color: str) -> str:
+    """Colour for standard output, where it is wanted (https://no-color.org)."""
+    if not color or os.environ.get("NO_COLOR") or not is_live(sys.stdout):
+        return text
+    return f"\x1b[{_CODES[color]}m{text}\x1b[0m"
+
+
+def took(seconds: float) -> str:
+    """How long something took: `8ms`, `1.25s`, `2m03s`, `1h02m`."""
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f}ms"
+    if seconds < 59.995:
+        return f"{seconds:.2f}s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}m{rest:02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"
+
+
+def age(seconds: float) -> str:
+    """How long ago, in the two units that matter: `5s`, `3m20s`, `2h05m`, `4d12h`."""
+    whole = max(0, int(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    if whole < 86400:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

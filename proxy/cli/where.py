@@ -1,0 +1,28 @@
+"""Which control socket a verb talks to, and how to say where that came from."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from proxy.config.paths import admin_socket, default_socket, default_state_dir
+
+ENVIRONMENT = "PROXYCTL_SOCKET"
+ROOTS = Path("/run/proxyctl/control.sock")  # where root's proxy listens unless its config says otherwise
+
+
+class Where(NamedTuple):
+    socket: Path
+    source: str
+
+
+def find(option: str | None) -> Where:
+    """`--socket`, else the environment, else `admin.socket` of the config in the working directory, else the default."""
+    if option:
+        return Where(Path(option), "--socket")
+    if given := os.environ.get(ENVIRONMENT):
+        return Where(Path(given), f"${ENVIRONMENT}")
+    if found := admin_socket(Path("proxy.toml")):
+        return Where(found, "./proxy.toml")
+    return Where(default_socket(default_state_dir()), "the default")

@@ -1,0 +1,44 @@
+"""From a version's recipe to one process of it: placeholders filled in, environment, output file."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from proxy.control import output
+from proxy.control.check import Subject
+from proxy.core import template
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from proxy.config.settings import Version
+    from proxy.control.launch import User
+    from proxy.control.mark import Mark
+    from proxy.core.address import Address
+
+
+def subject(version: Version, mark: Mark, address: Address, port: int | None, user: User | None) -> Subject:
+    values = template.Values(
+        version=version.name,
+        generation=mark.generation,
+        replica=mark.replica,
+        port=port,
+        socket=address.path or None,
+    )
+    env = {
+        **os.environ,
+        **(user.environment if user else {}),
+        **({} if port is None else {"PORT": str(port)}),
+        "PROXY_VERSION": version.name,
+        **{name: values.fill(value) for name, value in version.env.items()},
+        **mark.environment(),  # last: what finds a backend's processes again is not for the config to change
+    }
+    return Subject(address=address, values=values, env=env, cwd=version.cwd)
+
+
+def log_file(version: Version, mark: Mark, state_dir: Path) -> output.LogFile | None:
+    """Where it prints to; None for the proxy's own output."""
+    if version.output == "inherit":
+        return None
+    return output.LogFile(output.path(state_dir, mark.service, version.name, mark.generation, mark.replica))

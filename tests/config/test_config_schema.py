@@ -1,0 +1,67 @@
+"""An editor that marks a right config as wrong, or the other way round, is worse than none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from proxy.config import json_schema
+from proxy.config.keys import keys_of
+from proxy.config.settings import Admin, Drain, Health, Service, Settings, Version
+
+MODELS = {"Admin": Admin, "Health": Health, "Drain": Drain, "Version": Version, "Service": Service}
+
+
+@pytest.fixture(scope="module")
+def schema() -> dict[str, Any]:
+    return json_schema()
+
+
+def test_every_key_of_the_file_is_known_and_no_other(schema: dict[str, Any]) -> None:
+    assert list(schema["properties"]) == keys_of(Settings)
+    for name, model in MODELS.items():
+        definition = schema["definitions"][name]
+        assert list(definition["properties"]) == keys_of(model)
+        assert definition["additionalProperties"] is False
+    assert set(schema["definitions"]) == set(MODELS)
+
+
+def test_only_what_has_no_default_is_required(schema: dict[str, Any]) -> None:
+    assert schema["required"] == ["services"]
+    assert schema["definitions"]["Service"]["required"] == ["listen", "active", "versions"]
+    assert schema["definitions"]["Version"]["oneOf"] == [{"required": ["command"]}, {"required": ["address"]}]
+
+
+def test_values_are_as_they_are_written_in_toml(schema: dict[str, Any]) -> None:
+    drain, health = schema["definitions"]["Drain"]["properties"], schema["definitions"]["Health"]["properties"]
+    service = schema["definitions"]["Service"]["properties"]
+
+    assert drain["deadline"]["anyOf"] == [{"type": "string"}, {"type": "number"}]
+    assert (drain["stop_signal"]["type"], drain["stop_signal"]["default"]) == ("string", "SIGTERM")
+    assert health["status"]["default"] == "200-399"
+    assert health["type"]["enum"] == ["tcp", "http", "command", "none"]
+    assert service["listen"]["anyOf"] == [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]
+    assert service["max_connections"]["minimum"] == 0
+
+
+def test_what_is_not_available_is_not_offered(schema: dict[str, Any]) -> None:
+    service = schema["definitions"]["Service"]["properties"]
+
+    assert service["protocol"]["const"] == "tcp"
+    assert service["datapath"]["const"] == "relay"
+
+
+def test_references_lead_somewhere(schema: dict[str, Any]) -> None:
+    text = str(schema)
+
+    assert "$defs" not in text
+    for name in MODELS:
+        assert f"#/definitions/{name}" in text
+
+
+def test_the_schema_is_the_same_for_every_user(schema: dict[str, Any]) -> None:
+    """It is checked in beside configs, so a default that depends on who asks must not be in it."""
+    assert "default" not in schema["properties"]["state_dir"]
+    assert "default" not in schema["definitions"]["Admin"]["properties"]["socket"]
+    assert schema["definitions"]["Version"]["properties"]["cwd"]["default"] == ""

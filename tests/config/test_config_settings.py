@@ -1,0 +1,71 @@
+"""The defaults are the contract: what is not written in a file must mean the same for ever."""
+
+from __future__ import annotations
+
+import typing
+from pathlib import Path
+from signal import Signals
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from proxy.config import Drain, Health, Service, Settings, Version
+from proxy.config.settings import Admin
+from proxy.core.address import Address
+
+
+def test_settings_built_in_a_test_have_the_defaults_of_a_file() -> None:
+    version = Version(name="v1", command=("./app",))
+    service = Service(name="web", listen=(Address("127.0.0.1", 80),), active="v1", versions={"v1": version})
+
+    assert (service.protocol, service.datapath, service.balance) == ("tcp", "relay", "least")
+    assert (service.connect_timeout, service.idle_timeout, service.max_connections) == (5.0, 0.0, 0)
+    assert service.health.model_dump(exclude={"status"}) == {
+        "type": "tcp",
+        "path": "/",
+        "command": (),
+        "interval": 1.0,
+        "timeout": 2.0,
+        "rise": 1,
+        "fall": 3,
+        "start_timeout": 30.0,
+        "owner": "self",
+    }
+    assert str(service.health.status) == "200-399"
+    assert service.drain.model_dump() == {
+        "deadline": 30.0,
+        "stop_signal": Signals.SIGTERM,
+        "stop_timeout": 10.0,
+        "signal_at": "end",
+        "keep_warm": 0.0,
+        "bake": 0.0,
+    }
+    assert (version.replicas, version.env, version.user, version.output, version.address) == (1, {}, "", "file", ())
+    assert version.cwd == Path.cwd()
+
+
+def test_settings_cannot_be_changed_behind_the_back_of_those_who_hold_them() -> None:
+    with pytest.raises(ValidationError):
+        Drain().deadline = 5  # type: ignore[misc]
+
+
+def test_values_given_in_code_are_checked_like_those_of_a_file() -> None:
+    with pytest.raises(ValidationError, match="not one of"):
+        Health(type="htpp")  # type: ignore[arg-type]
+    with pytest.raises(ValidationError, match="authentication"):
+        Admin(listen=Address("0.0.0.0", 80))
+
+
+@pytest.mark.parametrize("model", [Admin, Health, Drain, Version, Service, Settings])
+def test_every_key_says_what_it_means(model: type[BaseModel]) -> None:
+    for key, field in model.model_fields.items():
+        is_table = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        if key not in {"name", "path", "services", "versions"} and not is_table:
+            assert field.description, key
+
+
+def test_what_control_relies_on_is_typed() -> None:
+    hints = typing.get_type_hints(Service)
+
+    assert hints["listen"] == tuple[Address, ...]
+    assert hints["versions"] == dict[str, Version]

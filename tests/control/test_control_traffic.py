@@ -1,0 +1,61 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy import wire
+from proxy.control.traffic import Traffic
+
+
+def counts(connections: int = 0, active: int = 0, waiting: int = 0, refused: int = 0) -> wire.Counts:
+    generation = wire.GenerationCounts(active=active, connections=connections)
+    return wire.Counts("web", waiting, {"no_backend": refused} if refused else {}, {1: generation})
+
+
+def test_the_workers_are_summed():
+    traffic = Traffic()
+    traffic.record("a", counts(connections=3, active=1, waiting=2, refused=1))
+    traffic.record("b", counts(connections=4, active=2))
+    total = traffic.of("web")
+    assert (total.generations[1].connections, total.generations[1].active) == (7, 3)
+    assert (total.waiting, total.refused) == (2, {"no_backend": 1})
+
+
+def test_a_dead_workers_counts_stay_and_its_connections_are_gone():
+    traffic = Traffic()
+    traffic.record("a", counts(connections=3, active=2, waiting=1, refused=1))
+    traffic.retire("a")
+    total = traffic.of("web")
+    assert (total.generations[1].connections, total.generations[1].active, total.waiting) == (3, 0, 0)
+    assert total.refused == {"no_backend": 1}
+
+
+def test_a_forgotten_generation_is_gone_from_living_and_dead_workers():
+    traffic = Traffic()
+    traffic.record("a", counts(connections=3))
+    traffic.retire("a")
+    traffic.record("b", counts(connections=1))
+    traffic.forget("web", 1)
+    assert traffic.of("web").generations == {}
+
+
+def test_asking_changes_nothing():
+    traffic = Traffic()
+    traffic.record("a", counts(connections=3))
+    traffic.retire("a")
+    traffic.record("b", counts(connections=1))
+    assert traffic.of("web") == traffic.of("web")
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 5), st.booleans()), max_size=40))
+def test_counters_never_go_backwards_whichever_workers_die_when(steps):
+    traffic = Traffic()
+    alive = dict.fromkeys("abc", 0)
+    seen = 0
+    for worker, more, dies in steps:
+        alive[worker] += more
+        traffic.record(worker, counts(connections=alive[worker]))
+        if dies:
+            traffic.retire(worker)
+            alive[worker] = 0
+        now = traffic.of("web").generations[1].connections
+        assert now >= seen
+        seen = now
