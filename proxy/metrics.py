@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, exposition
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics_exposition
 from prometheus_client.registry import Collector
 
@@ -25,7 +24,13 @@ if TYPE_CHECKING:
 _PHASE_BUCKETS = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _GENERATION = ("service", "version", "generation")
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # untyped there; a `_created` series beside each counter doubles the page, and promtool warns of them
+# The library has no types for these.
+_render_text: Callable[[CollectorRegistry], bytes] = exposition.generate_latest
+_render_openmetrics: Callable[[CollectorRegistry], bytes] = openmetrics_exposition.generate_latest
+_disable_created_metrics: Callable[[], None] = disable_created_metrics
+
+# A `_created` series beside each counter doubles the page, and promtool warns of them.
+_disable_created_metrics()
 
 
 @dataclass(frozen=True)
@@ -172,9 +177,8 @@ class Metrics:
     def render(self, *, openmetrics: bool) -> tuple[bytes, str]:
         """The page in the OpenMetrics or the Prometheus text form, and its content type."""
         if openmetrics:
-            return openmetrics_exposition.generate_latest(self._registry), openmetrics_exposition.CONTENT_TYPE_LATEST
-        page: bytes = generate_latest(self._registry)  # type: ignore[no-untyped-call]  # untyped
-        return page, CONTENT_TYPE_LATEST
+            return _render_openmetrics(self._registry), openmetrics_exposition.CONTENT_TYPE_LATEST
+        return _render_text(self._registry), exposition.CONTENT_TYPE_LATEST
 
 
 class _Collector(Collector):

@@ -1,12 +1,13 @@
 """`proxyctl`: one verb per file, each a click command named `command`, imported when it is used.
 
-Exit codes: 0 done; 1 the operation failed, and what was serving before still serves; 2 usage or config error; 3 no proxy
-answers on the socket; 130 interrupted (a swap that was being watched goes on).
+Exit codes: 0 done; 1 the operation failed, and what was serving before still serves; 2 usage or config error; 3 no
+proxy answers on the socket; 130 interrupted (a swap that was being watched goes on).
 """
 
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from typing import TYPE_CHECKING, NoReturn
@@ -18,7 +19,6 @@ from proxy.errors import ProxyError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 # The help of `proxyctl` itself needs one line for each verb, and not the verbs.
 VERBS = {
@@ -78,7 +78,7 @@ class Verbs(click.Group):
 @click.option("--socket", metavar="PATH", help="The proxy's control socket.")
 @click.version_option(__version__, prog_name="proxyctl", message="%(prog)s %(version)s")
 @click.pass_context
-def group(context: click.Context, socket: Path | None) -> int:
+def group(context: click.Context, socket: str | None) -> int:  # noqa: ARG001 - options.given_socket finds it
     """A zero-downtime front proxy: swap the version behind a live port, and no client notices."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help(), err=True)
@@ -93,6 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def perform(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; errors are told on standard error."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a name that the locale cannot show must not end it
     try:
         code = group.main(arguments, prog_name="proxyctl", standalone_mode=False)
         sys.stdout.flush()
@@ -115,7 +117,7 @@ def perform(arguments: Sequence[str] | None = None) -> int:
 def complain(message: str, hint: str = "") -> None:
     """Say on standard error what went wrong and, indented, what to do."""
     indented = "".join(f"\n  {line}" for line in hint.splitlines())
-    print(f"proxyctl: {message}{indented}", file=sys.stderr)
+    click.echo(f"proxyctl: {message}{indented}", err=True)
 
 
 def _suggestion(name: str) -> str:

@@ -8,7 +8,6 @@ import pwd
 import socket
 import struct
 from http.client import HTTPConnection, HTTPException, HTTPResponse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -18,6 +17,7 @@ from proxy.kernel.unixpath import reachable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 Json = dict[str, Any]
 
@@ -100,9 +100,7 @@ class Client:
             _raise(response.status, content)
         return json.loads(content)
 
-    def _response(
-        self, connection: HTTPConnection, method: str, path: str, body: Json | None = None
-    ) -> HTTPResponse:
+    def _response(self, connection: HTTPConnection, method: str, path: str, body: Json | None = None) -> HTTPResponse:
         content = None if body is None else json.dumps(body)
         headers = {} if body is None else {"Content-Type": "application/json"}
         connection.request(method, path, content, headers)
@@ -158,9 +156,7 @@ def _not_running(where: Where, error: OSError) -> NotRunningError:
     if os.geteuid() != 0 and where.socket != ROOTS and ROOTS.parent.exists():
         hints.append(f"one that root runs listens on {ROOTS}: sudo proxyctl …")
     reason = "" if isinstance(error, FileNotFoundError | ConnectionRefusedError) else f": {error.strerror or error}"
-    return NotRunningError(
-        f"no proxy answers on {where.socket} (from {where.source}){reason}", hint="\n".join(hints)
-    )
+    return NotRunningError(f"no proxy answers on {where.socket} (from {where.source}){reason}", hint="\n".join(hints))
 
 
 def _owner(path: Path) -> str:
@@ -183,7 +179,9 @@ def _raise(status: int, content: bytes) -> None:
         error = json.loads(content)["error"]
         code, message, hint = error["code"], error["message"], error["hint"]
     except (ValueError, KeyError, TypeError):
-        raise ProxyError(f"the proxy answered with status {status}", hint=content[:200].decode(errors="replace")) from None
+        raise ProxyError(
+            f"the proxy answered with status {status}", hint=content[:200].decode(errors="replace")
+        ) from None
     if code == ConfigError.code:
         raise ConfigError([Problem(**problem) for problem in error["problems"]])
     if code == StartError.code:

@@ -18,7 +18,10 @@ Json = dict[str, Any]
 SILENCE = 45.0  # seconds without even a heartbeat (one each 15 s) after which the other end counts as gone
 
 
-class StreamEnded(Exception):
+_PACE = 0.1  # seconds before a broken stream is opened again, since it may break again at once
+
+
+class StreamEndedError(Exception):
     """No more events on this stream: the proxy ended it, or is gone, or let go of a reader that fell behind."""
 
 
@@ -35,10 +38,14 @@ class Parser:
 
 
 class Events:
-    """A context manager. What happens after it was made is in it, whatever is read late."""
+    """A context manager. What happens after it was made is in it, however late it is read."""
 
     def __init__(self, client: Client) -> None:
-        self._socket, self._response = client.open_stream("/v1/events")
+        self._client = client
+        self._open()
+
+    def _open(self) -> None:
+        self._socket, self._response = self._client.open_stream("/v1/events")
         self._socket.setblocking(False)
         self._parser = Parser()
         self._poll = select.poll()
@@ -46,22 +53,28 @@ class Events:
         self._heard = time.monotonic()
         self._early = True
 
+    def reopen(self) -> None:
+        """Begin anew after StreamEndedError. Raises NotRunningError when no proxy answers any more."""
+        self.close()
+        time.sleep(_PACE)
+        self._open()
+
     def wait(self, seconds: float) -> list[Json]:
-        """The next events, as soon as there are any; an empty list after `seconds`. Raises StreamEnded."""
+        """The next events, as soon as there are any; an empty list after `seconds`. Raises StreamEndedError."""
         if self._early:  # what came along with the head of the answer is in the buffer already
             self._early = False
             if content := self._response.fp.read1(65536):
                 return self._parser.feed(content)
         if not self._poll.poll(seconds * 1000):
             if time.monotonic() - self._heard > SILENCE:
-                raise StreamEnded
+                raise StreamEndedError
             return []
         try:
             content = self._response.fp.read1(65536)
         except OSError as error:
-            raise StreamEnded from error
+            raise StreamEndedError from error
         if not content:
-            raise StreamEnded
+            raise StreamEndedError
         self._heard = time.monotonic()
         return self._parser.feed(content)
 
@@ -72,5 +85,7 @@ class Events:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None) -> None:
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None
+    ) -> None:
         self.close()

@@ -27,7 +27,8 @@ class Screen:
 
     def __init__(self, progress: Progress, stream: IO[str]) -> None:
         self._progress = progress
-        self._live = Live(console=Console(file=stream, highlight=False), auto_refresh=False)
+        self._console = Console(file=stream, highlight=False)
+        self._live = Live(console=self._console, auto_refresh=False)
 
     def __enter__(self) -> Self:
         self._live.start()
@@ -35,14 +36,16 @@ class Screen:
         return self
 
     def update(self) -> None:
-        self._live.update(draw(self._progress, time.time()), refresh=True)
+        self._live.update(draw(self._progress, time.time(), ascii_only=self._console.options.ascii_only), refresh=True)
 
-    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None) -> None:
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None
+    ) -> None:
         self.update()
         self._live.stop()
 
 
-def draw(progress: Progress, now: float) -> Table:
+def draw(progress: Progress, now: float, *, ascii_only: bool = False) -> Table:
     """The whole picture at the Unix time `now`."""
     grid = Table.grid(padding=(0, 1))
     grid.add_column(no_wrap=True)
@@ -54,17 +57,23 @@ def draw(progress: Progress, now: float) -> Table:
     for name in PHASES:
         phase = progress.phases.get(name)
         if phase or name != "bake":  # most services have none
-            grid.add_row(_mark(phase, progress), name, _time(phase, now), _remark(name, phase, progress.drain, now))
+            grid.add_row(
+                _mark(phase, progress, ascii_only=ascii_only),
+                name,
+                _time(phase, now),
+                _remark(name, phase, progress.drain, now),
+            )
     return grid
 
 
-def _mark(phase: Phase | None, progress: Progress) -> Text:
+def _mark(phase: Phase | None, progress: Progress, *, ascii_only: bool) -> Text:
+    good, bad, none = "+x-" if ascii_only else "✓✗·"
     if phase is None:
-        return Text("·", style="dim")
+        return Text(none, style="dim")
     if phase.seconds is None:
-        return Text("›", style="yellow")
+        return Text(">", style="yellow")
     failed = progress.result and progress.result["result"] != "swapped" and phase is [*progress.phases.values()][-1]
-    return Text("✗", style="red") if failed else Text("✓", style="green")
+    return Text(bad, style="red") if failed else Text(good, style="green")
 
 
 def _time(phase: Phase | None, now: float) -> str:

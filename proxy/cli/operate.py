@@ -6,9 +6,11 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from proxy.cli import complain, outcome
 from proxy.cli.client import path_of
-from proxy.cli.events import Events, StreamEnded
+from proxy.cli.events import Events, StreamEndedError
 from proxy.cli.plain import Plain
 from proxy.cli.progress import Progress, contract
 from proxy.cli.terminal import is_live
@@ -31,19 +33,20 @@ def operate(client: Client, verb: str, service: str | None, body: Json, *, wait:
     if not wait:
         begun = client.post(path, body)
         hint = "`proxyctl status --watch` shows it"
-        print(json.dumps(begun) if as_json else f"{Progress(begun).headline()} has begun; {hint}")
+        click.echo(json.dumps(begun) if as_json else f"{Progress(begun).headline()} has begun; {hint}")
         return 0
     # The stream first: then nothing of what the request causes can be missed.
-    events = Events(client)
-    progress = Progress(client.post(path, body))
-    try:
-        result = _follow(client, events, progress, to_stderr=as_json)
-    except KeyboardInterrupt:
-        complain(f"detached; the {verb} goes on", "`proxyctl status --watch` shows it, `proxyctl history` how it ended")
-        return DETACHED
-    except NotRunningError as error:
-        complain(f"the proxy went away during the {verb}: {outcome.unknown(progress)}", error.message)
-        return 1
+    with Events(client) as events:
+        progress = Progress(client.post(path, body))
+        try:
+            result = _follow(client, events, progress, to_stderr=as_json)
+        except KeyboardInterrupt:
+            watch = "`proxyctl status --watch` shows it, `proxyctl history` how it ended"
+            complain(f"detached; the {verb} goes on", watch)
+            return DETACHED
+        except NotRunningError as error:
+            complain(f"the proxy went away during the {verb}: {outcome.unknown(progress)}", error.message)
+            return 1
     return _tell(result, as_json=as_json)
 
 
@@ -54,12 +57,10 @@ def _follow(client: Client, events: Events, progress: Progress, *, to_stderr: bo
             try:
                 for event in events.wait(view.tick):
                     progress.take(event)
-            except StreamEnded:
-                events.close()
-                events = Events(client)
+            except StreamEndedError:
+                events.reopen()
                 progress.result = _from_history(client, progress)
             view.update()
-    events.close()
     return progress.result
 
 
@@ -83,7 +84,7 @@ def _tell(result: Json, *, as_json: bool) -> int:
     if not swapped:
         complain(*outcome.failure(result))
     if as_json:
-        print(json.dumps(contract(result)))
+        click.echo(json.dumps(contract(result)))
     elif swapped:
-        print(outcome.success(result))
+        click.echo(outcome.success(result))
     return 0 if swapped else 1

@@ -21,9 +21,9 @@ def socket_option(function: F) -> F:
 
 
 def service_option(function: F) -> F:
-    return click.option(
-        "--service", metavar="NAME", help="Which service; may be left out where there is only one."
-    )(function)
+    return click.option("--service", metavar="NAME", help="Which service; may be left out where there is only one.")(
+        function
+    )
 
 
 def json_option(help_text: str) -> Callable[[F], F]:

@@ -24,9 +24,13 @@ def drained(phase_result: Json) -> str:
 
 
 def success(result: Json) -> str:
-    """`web: v2 serves, after 1.76s; 12 connections finished`."""
-    total = sum(result["phases"].values())
-    return f"{result['service']}: {result['to']} serves, after {took(total)}; {drained(result)}"
+    """`web: v2 serves; took 1.76s, 12 connections finished`."""
+    return f"{result['service']}: {result['to']} serves; took {took(duration(result))}, {drained(result)}"
+
+
+def duration(result: Json) -> float:
+    """Seconds from the beginning to the end of all."""
+    return float(result["finished"] - result["started"])
 
 
 def failure(result: Json) -> tuple[str, str]:

@@ -23,4 +23,4 @@ def command(client: Client, service: str | None) -> None:
     """
     name = client.service(service)
     client.post(path_of("services", name, "pause"))
-    print(f"{name}: paused; new connections wait until `proxyctl resume`")
+    click.echo(f"{name}: paused; new connections wait until `proxyctl resume`")

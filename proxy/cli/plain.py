@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import IO, TYPE_CHECKING, Self
 
+import click
+
 from proxy.cli.terminal import plural, took
 
 if TYPE_CHECKING:
@@ -43,7 +45,9 @@ class Plain:
         return ""
 
     def _say(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+        click.echo(text, file=self._stream)
 
-    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None) -> None:
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None
+    ) -> None:
         self.update()

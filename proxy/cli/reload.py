@@ -25,8 +25,8 @@ def command(client: Client, *, as_json: bool) -> None:
     """
     answer = client.post("/v1/reload")
     if as_json:
-        print(json.dumps(answer))
+        click.echo(json.dumps(answer))
         return
     for warning in answer["warnings"]:
-        print(f"warning: {warning}", file=sys.stderr)
-    print("\n".join(answer["changes"]) or "nothing has changed")
+        click.echo(f"warning: {warning}", err=True)
+    click.echo("\n".join(answer["changes"]) or "nothing has changed")

@@ -20,4 +20,4 @@ def command(client: Client, service: str | None) -> None:
     """Let the connections go that a pause holds."""
     name = client.service(service)
     state = client.post(path_of("services", name, "resume"))["state"]
-    print(f"{name}: resumed; the service is {state}")
+    click.echo(f"{name}: resumed; the service is {state}")

@@ -22,7 +22,9 @@ def table(
     than the headers, and one cell longer: that is a remark, and has no header. `width` None: as wide as it gets.
     """
     grid = [[Cell(header.strip(), "dim") for header in headers], *([_cell(cell) for cell in row] for row in rows)]
-    widths = [max((len(row[index].text) for row in grid if index < len(row)), default=0) for index in range(len(headers))]
+    widths = [
+        max((len(row[index].text) for row in grid if index < len(row)), default=0) for index in range(len(headers))
+    ]
     lines = []
     for row in grid:
         cells = []

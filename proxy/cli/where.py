@@ -18,7 +18,7 @@ class Where(NamedTuple):
 
 
 def find(option: str | None) -> Where:
-    """`--socket`, else the environment, else `admin.socket` of the config in the working directory, else the default."""
+    """`--socket`, else the environment, else `admin.socket` of the config in the working folder, else the default."""
     if option:
         return Where(Path(option), "--socket")
     if given := os.environ.get(ENVIRONMENT):

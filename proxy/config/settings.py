@@ -9,7 +9,7 @@ from pathlib import Path
 from signal import Signals
 from typing import Annotated, Any, Literal, NoReturn
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PlainValidator
 from pydantic.config import JsonDict
 from pydantic_core import PydanticOmit
 
@@ -40,13 +40,20 @@ def _choice(known: Any, *later: str) -> BeforeValidator:
     return BeforeValidator(check, json_schema_input_type=Literal[available])
 
 
+def _written(value: Address | StatusRanges | None) -> str:
+    return "" if value is None else str(value)
+
+
+AsWritten = PlainSerializer(_written)
+
 Text = Annotated[str, BeforeValidator(values.text)]
 Duration = Annotated[float, BeforeValidator(parse_duration, json_schema_input_type=str | float)]
 Positive = Annotated[Duration, AfterValidator(_positive)]
 Command = Annotated[tuple[str, ...], PlainValidator(values.command, json_schema_input_type=str | list[str])]
-Listen = Annotated[Address, PlainValidator(values.listen_address, json_schema_input_type=str)]
-External = Annotated[Address, PlainValidator(values.backend_address, json_schema_input_type=str)]
-AdminListen = Annotated[Address | None, PlainValidator(values.admin_address, json_schema_input_type=str)]
+Listen = Annotated[Address, PlainValidator(values.listen_address, json_schema_input_type=str), AsWritten]
+External = Annotated[Address, PlainValidator(values.backend_address, json_schema_input_type=str), AsWritten]
+AdminListen = Annotated[Address | None, PlainValidator(values.admin_address, json_schema_input_type=str), AsWritten]
+Statuses = Annotated[StatusRanges, PlainValidator(values.statuses, json_schema_input_type=str | int), AsWritten]
 AbsolutePath = Annotated[Path, PlainValidator(values.absolute_path, json_schema_input_type=str)]
 Folder = Annotated[Path, PlainValidator(values.folder_path, json_schema_input_type=str)]
 Variable = Annotated[str, BeforeValidator(values.variable)]
@@ -92,9 +99,7 @@ class Health(Table):
     path: Annotated[str, PlainValidator(values.request_path, json_schema_input_type=str)] = "/"
     """What to GET (type "http")."""
 
-    status: Annotated[StatusRanges, PlainValidator(values.statuses, json_schema_input_type=str | int)] = Field(
-        default=StatusRanges(((200, 399),)), json_schema_extra={"default": "200-399"}
-    )
+    status: Statuses = Field(default=StatusRanges(((200, 399),)), json_schema_extra={"default": "200-399"})
     """Healthy answers (type "http"): "200-399", "200,204"."""
 
     command: Command = ()

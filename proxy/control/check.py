@@ -96,22 +96,24 @@ async def _http(health: Health, subject: Subject) -> str:
         try:
             request = connection.send(h11.Request(method="GET", target=health.path, headers=headers))
             await stream.send_all((request or b"") + (connection.send(h11.EndOfMessage()) or b""))
-            event = await _next_event(connection, stream)
-            while isinstance(event, h11.InformationalResponse):
-                event = await _next_event(connection, stream)
-            if not isinstance(event, h11.Response):
-                return "closed the connection without an answer"
+            response = await _response(connection, stream)
         except h11.RemoteProtocolError as error:
             return f"not an HTTP answer: {error}"
         except trio.BrokenResourceError:
             return "closed the connection without an answer"
         await _take_body(stream)
-    return "" if event.status_code in health.status else f"HTTP {event.status_code} {_phrase(event)}".rstrip()
+    code = response.status_code
+    return "" if code in health.status else f"HTTP {code} {_phrase(response)}".rstrip()
 
 
-async def _next_event(connection: h11.Connection, stream: trio.SocketStream) -> object:
-    while (event := connection.next_event()) is h11.NEED_DATA:
-        connection.receive_data(await stream.receive_some(_MAX_HEAD))
+async def _response(connection: h11.Connection, stream: trio.SocketStream) -> h11.Response:
+    """The answer's head; informational ones (1xx) that come before it are passed over."""
+    while not isinstance(event := connection.next_event(), h11.Response):
+        if event is h11.NEED_DATA:
+            data = await stream.receive_some(_MAX_HEAD)
+            if not data:
+                raise trio.BrokenResourceError
+            connection.receive_data(data)
     return event
 
 

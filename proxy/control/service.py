@@ -91,6 +91,7 @@ class Service:
         """Accept on the listeners that `bind` opened and serve the version that is due, until cancelled."""
         await self._deps.pool.listen(self.name, self.listeners)
         async with trio.open_nursery() as self._nursery:
+            self._route_changed.set()  # so that clients that come before the first backend know how long to wait
             self._nursery.start_soon(self._keep_routes)
             self._start_first()
             task_status.started()

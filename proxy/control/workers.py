@@ -172,6 +172,7 @@ class WorkerPool:
                     self._set_remaining(worker, *key, 0)
                 with trio.CancelScope(shield=True):
                     await worker.process.wait()
+                self._socket_path(index).unlink(missing_ok=True)
             ready = _nothing
             self.restarts += 1
             log.error(
@@ -183,7 +184,7 @@ class WorkerPool:
 
     async def _start(self, index: int) -> Worker:
         """Start a process that listens on a socket of its own, and connect to it. The kernel lets us connect at once."""
-        path = self._folder / f"{index}.sock"
+        path = self._socket_path(index)
         path.unlink(missing_ok=True)
         # Shielded: a process that was started must not be lost to a cancellation. Nothing in it waits for the worker.
         with (
@@ -205,6 +206,9 @@ class WorkerPool:
         worker = Worker(index, process)
         worker.link = Link(stream, partial(self._heard, worker))
         return worker
+
+    def _socket_path(self, index: int) -> Path:
+        return self._folder / f"{index}.sock"
 
     async def _serve(self, worker: Worker, ready: Callable[[], None]) -> None:
         """Tell a worker everything, count it in, and stay with it until it is gone."""

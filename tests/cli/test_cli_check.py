@@ -1,7 +1,5 @@
 """`proxyctl check` is what stands between an edit and a reload."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -18,7 +16,7 @@ health = { type = "http", path = "/healthz" }
 [services.web.versions.v1]
 command = "sh app --port {port}"
 [services.web.versions.v2]
-command = "sh -c 'exec ./app \\"$PORT\\"'"
+command = "sh -c 'exec ./app'"
 replicas = 2
 [services.db]
 listen = "127.0.0.1:5432"
@@ -46,8 +44,7 @@ def test_a_valid_config_says_what_would_run_one_line_for_each_service(config: Pa
     assert result.stderr == ""
     assert result.stdout.splitlines() == [
         f"{config} is valid",
-        "  web: 127.0.0.1:8080, [::1]:8080 → v2 (2 x sh -c 'exec ./app \"$PORT\"'), check: http /healthz, drain: 30s; "
-        "also v1",
+        "  web: 127.0.0.1:8080, [::1]:8080 → v2 (2 x sh -c 'exec ./app'), check: http /healthz, drain: 30s; also v1",
         "  db: 127.0.0.1:5432 → main (10.0.0.5:5432), check: tcp, drain: 1m30s",
     ]
 

@@ -1,7 +1,5 @@
 """`swap X --command` must run the new command as the service is run now, and refuse what could not be configured."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,6 +1,4 @@
-"""What is valid and yet a trap has to be said before it springs, and nothing else: warnings that cry wolf are ignored."""
-
-from __future__ import annotations
+"""A trap has to be pointed out before it springs, and nothing else: who cries wolf is ignored."""
 
 from pathlib import Path
 from typing import Any

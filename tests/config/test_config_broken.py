@@ -1,6 +1,7 @@
-"""Each file of `broken/` begins with what is wrong with it: `# expect: LINE KEY part-of-the-message` (KEY - is none)."""
+"""Each file of `broken/` begins with what is wrong with it, a line each: `# expect: LINE KEY part-of-the-message`.
 
-from __future__ import annotations
+A KEY of - is none. A mistake that is not reported, or in the wrong place, sends people to the wrong line at night.
+"""
 
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Keys that contradict each other start, and then do something that nobody asked for."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """A reload does what the diff says, and tells the user so."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,8 +80,9 @@ def test_an_edited_active_is_a_decision_of_its_own(compare: Callable[[str], Diff
 
 
 def test_settings_are_shown_as_they_are_written(compare: Callable[[str], Diff]) -> None:
-    more = '[services.web.health]\ntype = "http"\nstatus = "200"\n[services.web.drain]\nstop_signal = "SIGINT"\nbake = 90\n'
-    changed = compare(f'lame_duck = "5s"\n{OLD}{more}')
+    health = '[services.web.health]\ntype = "http"\nstatus = "200"\n'
+    drain = '[services.web.drain]\nstop_signal = "SIGINT"\nbake = 90\n'
+    changed = compare(f'lame_duck = "5s"\n{OLD}{health}{drain}')
 
     assert changed.settings == (Change("lame_duck", "0", "5s"),)
     assert changed.sentences == (

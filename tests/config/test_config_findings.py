@@ -1,7 +1,5 @@
 """What is printed about a file must not be garbled by what is in the file."""
 
-from __future__ import annotations
-
 import tomli
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,7 +1,5 @@
 """A key in the wrong place is the commonest mistake in TOML, and the hardest to see."""
 
-from __future__ import annotations
-
 import pytest
 
 from proxy.config.keys import keys_of, table_at, unknown_key

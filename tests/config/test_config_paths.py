@@ -1,7 +1,5 @@
 """The verbs of proxyctl have to find the proxy that runs, whatever state its config is in."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -9,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.config import admin_socket, find
-from proxy.config import paths
+from proxy.config import admin_socket, find, paths
 from proxy.errors import ConfigError
 
 

@@ -1,7 +1,5 @@
 """An error has to point at the line that is wrong, however the file is written."""
 
-from __future__ import annotations
-
 import itertools
 import random
 from typing import Any
@@ -142,7 +140,7 @@ def _paths(value: Any, path: Path = ()) -> list[tuple[Path, Any]]:
 
 
 class _Document:
-    """A random TOML document. Each scalar and key is unique; `written` maps each scalar to how it begins in the text."""
+    """A random TOML document of unique scalars and keys; `written` has the notation of each scalar."""
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng

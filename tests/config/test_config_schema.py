@@ -1,7 +1,5 @@
 """An editor that marks a right config as wrong, or the other way round, is worse than none."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

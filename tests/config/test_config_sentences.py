@@ -1,7 +1,5 @@
 """Nobody should have to know pydantic to repair a config at night."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

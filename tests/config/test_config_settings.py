@@ -1,7 +1,5 @@
 """The defaults are the contract: what is not written in a file must mean the same for ever."""
 
-from __future__ import annotations
-
 import typing
 from pathlib import Path
 from signal import Signals

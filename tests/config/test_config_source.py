@@ -1,7 +1,5 @@
 """A file that cannot be read has to say why, in the words of who has to repair it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """A suggestion that is not what was meant is worse than none."""
 
-from __future__ import annotations
-
 from proxy.config.suggest import nearest, or_list, suggest
 
 

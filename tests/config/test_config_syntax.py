@@ -1,7 +1,5 @@
 """The parser stops at the first error of syntax, so that one has to be understood at once."""
 
-from __future__ import annotations
-
 import pytest
 
 from proxy.config.source import Source

@@ -1,7 +1,5 @@
 """A single value that is taken for something it is not starts the wrong thing, or nothing."""
 
-from __future__ import annotations
-
 import os
 import pwd
 from collections.abc import Callable

@@ -348,5 +348,5 @@ async def listening(here: World, started: backend.Backend) -> None:
     """Wait until something answers at the endpoint, whoever it is."""
     health = here.service("true", health={"type": "tcp"})[0].health
     with trio.fail_after(10):
-        while not (await check(health, started.subject)).healthy:  # noqa: ASYNC110  # another process's event
+        while not (await check(health, started.subject)).healthy:
             await trio.sleep(0.02)

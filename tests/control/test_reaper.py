@@ -28,7 +28,7 @@ async def reaping() -> AsyncIterator[None]:
 async def gone(pid: int) -> None:
     """Wait until the process is reaped, not only dead."""
     with trio.fail_after(10):
-        while procfs.process(pid):  # noqa: ASYNC110  # nothing tells of a zombie's end
+        while procfs.process(pid):
             await trio.sleep(0.01)
 
 

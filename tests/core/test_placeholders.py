@@ -1,7 +1,5 @@
 """A placeholder that is left in, or braces of the program's own that are taken for one, start the wrong command."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

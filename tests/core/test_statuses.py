@@ -1,7 +1,5 @@
 """A status code on the wrong side of a range makes a sick backend healthy."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -4,29 +4,15 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.e2e import configs
-from tests.e2e.harness import Load, Proxy, free_port, processes_of
+from tests.e2e.harness import Events, Load, Proxy, free_port, processes_of
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-# A daemon of an earlier deploy that took the port between the moment it was free and the moment the backend would
-# have listened. The backend that was started lives, and listens nowhere.
-STALE = """
-import os, socket, subprocess, sys, time
-port = int(sys.argv[1])
-if len(sys.argv) > 2:
-    with socket.create_server(("127.0.0.1", port)) as listener:
-        while True:
-            listener.accept()[0].close()
-print("the address is taken, I stay all the same", flush=True)
-time.sleep(600)
-"""
 
 BROKEN = {
     "never-listens": (
@@ -50,7 +36,6 @@ BROKEN = {
         "listening on my own",
     ),
     "no-such-program": (configs.command("/nowhere/app", "{port}"), ["command not found: /nowhere/app"], ""),
-    "no-such-folder": (configs.backend() + 'cwd = "/nowhere"\n', ["working directory /nowhere does not exist"], ""),
 }
 
 
@@ -85,28 +70,19 @@ def test_a_version_that_does_not_start_is_explained_and_changes_nothing(tmp_path
 
 
 def test_a_stale_process_that_answers_on_the_port_is_an_error_and_named(tmp_path: Path) -> None:
-    """It is started by somebody else, as soon as the port is known: by the test."""
-    script = tmp_path / "stale.py"
-    script.write_text(STALE)
+    """The stranger is this test: it takes the port that the version, which never listens, was given."""
     port = free_port()
-    # `env -i` through a fresh session: the stranger descends from the version's shell, but not while anyone looks, and
-    # a daemon of another deploy carries no mark of ours.
     ask = tmp_path / "ask"
     os.mkfifo(ask)
-    v2 = configs.command(
-        "sh", "-c", f"echo {{port}} > {ask}; exec {sys.executable} -I -S {script} {{port}}"
-    )
+    v2 = configs.command("sh", "-c", f"echo it is taken, I stay all the same; echo {{port}} > {ask}; exec sleep 600")
     config = configs.service(port, v1=configs.backend(), v2=v2)
-    with Proxy(tmp_path, config) as proxy, Load(port, 4) as load:
+    with Proxy(tmp_path, config) as proxy, Events(proxy) as events, Load(port, 4) as load:
         load.wait_for(10)
         number = proxy.begin("swap", version="v2")["id"]
         with ask.open() as fifo, socket.create_server(("127.0.0.1", int(fifo.readline()))) as stale:
-            result = proxy.ask("GET", "/v1/history")[1]
-            while not result["history"]:
-                result = proxy.ask("GET", "/v1/history")[1]
             assert stale.getsockname()
-        (entry,) = result["history"]
-        assert (entry["id"], entry["result"]) == (number, "failed")
+            entry = events.wait(operation=number, type="result")["result"]
+        assert entry["result"] == "failed"
         assert f"pid {os.getpid()}" in entry["error"]
         assert "not part of the process tree" in entry["error"]
         assert 'owner = "any"' in entry["hint"]

@@ -1,0 +1,133 @@
+"""The status as text: what a person needs at 3 a.m., most important first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from proxy.cli import outcome
+from proxy.cli.table import Cell, line, table
+from proxy.cli.terminal import age, plural, took
+
+Json = dict[str, Any]
+
+_COLORS = {
+    "serving": "green",
+    "active": "green",
+    "down": "red",
+    "failed": "red",
+    "warm": "dim",
+    "stopping": "dim",
+}  # everything else is on its way: yellow
+
+_GENERATION = (" GEN", "VERSION", "STATE", " CONNECTIONS", "HEALTHY", " AGE")
+
+
+def overview(status: Json, *, now: float, width: int | None) -> list[str]:
+    """The lines of `proxyctl status` at the Unix time `now`, none wider than `width`."""
+    lines = _proxy(status["proxy"], width)
+    for name, service in status["services"].items():
+        lines += ["", *_service(name, service, now, width)]
+    return lines
+
+
+def _proxy(proxy: Json, width: int | None) -> list[str]:
+    workers = proxy["workers"]
+    facts = [
+        f"proxy {proxy['version']}",
+        f"process {proxy['pid']}",
+        f"up {age(proxy['uptime'])}",
+        plural(len(workers), "worker"),
+        plural(sum(worker["connections"] for worker in workers), "connection"),
+    ]
+    if restarts := proxy.get("worker_restarts"):
+        facts.append(f"{plural(restarts, 'worker restart')}")
+    lines = [line([Cell(", ".join(facts), "bold")], width=width)]
+    if limits := proxy.get("limits"):
+        descriptors = limits["descriptors"]
+        text = f"room for about {descriptors // 2} connections in each worker ({descriptors} file descriptors)"
+        lines.append(line([Cell(text, "dim")], width=width))
+    if proxy.get("stopping"):
+        lines.append(line([Cell("the proxy is stopping", "yellow")], width=width))
+    if proxy.get("trouble"):
+        lines.append(line([Cell(f"trouble: {proxy['trouble']}", "red")], width=width))
+    return lines
+
+
+def _service(name: str, service: Json, now: float, width: int | None) -> list[str]:
+    state = service["state"]
+    head = [
+        Cell(name, "bold"),
+        Cell(state, _color(state)),
+        service["active"] or "no version",
+        "on " + ", ".join(service["listen"]),
+        Cell(f"({service['protocol']}, {service['datapath']})", "dim"),
+    ]
+    generations = sorted(service["generations"], key=lambda each: each["id"], reverse=True)
+    lines = [line(head, width=width, gap=" ")]
+    if generations:
+        lines += table(_GENERATION, [_generation(each, now) for each in generations], width=width, indent=2)
+    for generation in generations:
+        several = len(generation["replicas"]) > 1 or len(generations) > 1
+        for index, replica in enumerate(generation["replicas"]):
+            if not replica["healthy"] or replica["restarts"]:
+                where = (
+                    f"generation {generation['id']} replica {replica.get('replica', index)}" if several else "backend"
+                )
+                lines.append(line([Cell(f"  {where} {_trouble(replica)}", "yellow")], width=width))
+    if operation := service.get("operation"):
+        text = f"  {_kind(operation)}: {operation['phase']}, for {age(now - operation['started'])}"
+        lines.append(line([Cell(text, "yellow")], width=width))
+    if last := service["last_swap"]:
+        lines += _last(last, now, width)
+    return lines
+
+
+def _generation(generation: Json, now: float) -> list[str | Cell]:
+    replicas = generation["replicas"]
+    healthy = sum(replica["healthy"] for replica in replicas)
+    sick = healthy < len(replicas) and generation["state"] in {"active", "draining", "warm"}
+    row: list[str | Cell] = [
+        str(generation["id"]),
+        generation["version"],
+        Cell(generation["state"], _color(generation["state"])),
+        str(generation["connections"]),
+        Cell(f"{healthy} of {len(replicas)}", "red" if sick else ""),
+        age(now - generation["since"]),
+    ]
+    if drain := generation["drain"]:
+        left = took(max(0, round(drain["deadline"] - now)))
+        row.append(Cell(f"{drain['remaining']} of {drain['initial']} left to drain, closed in {left}", "yellow"))
+    return row
+
+
+def _trouble(replica: Json) -> str:
+    """`(127.0.0.1:20001, process 33) is not healthy: connection refused; restarted 3 times`."""
+    facts = [str(replica["address"])] if replica["address"] else []
+    facts += [f"process {replica['pid']}"] if replica["pid"] else []
+    words = f"({', '.join(facts)}) " if facts else ""
+    words += "is healthy" if replica["healthy"] else "is not healthy"
+    if reason := replica.get("reason"):
+        words += f": {reason}"
+    if restarts := replica["restarts"]:
+        words += f"; restarted {plural(restarts, 'time')}"
+    return words
+
+
+def _last(last: Json, now: float, width: int | None) -> list[str]:
+    took_text = took(outcome.duration(last))
+    ago = f"{age(now - last['finished'])} ago"
+    if last["result"] == "swapped":
+        text = f"  last: {_kind(last)}, {ago}, took {took_text}, {outcome.drained(last)}"
+        return [line([Cell(text, "dim")], width=width)]
+    text = f"  last: {_kind(last)} {last['result'].replace('_', ' ')}, {ago}: {last['error'] or 'no reason was given'}"
+    return [line([Cell(text, "red")], width=width)]
+
+
+def _kind(operation: Json) -> str:
+    """`swap v1 -> v2`, `restart v1`."""
+    kind, origin, target = operation.get("kind", "swap"), operation["from"], operation["to"]
+    return f"{kind} {target}" if kind == "restart" or origin is None else f"{kind} {origin} -> {target}"
+
+
+def _color(state: str) -> str:
+    return _COLORS.get(state, "yellow")
