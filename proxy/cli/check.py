@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from proxy.cli.options import examples
 from proxy.config import examine, find, json_schema
 from proxy.core.duration import format_duration
 from proxy.errors import ConfigError
@@ -20,32 +21,35 @@ if TYPE_CHECKING:
     from proxy.config import Health, Service, Version
     from proxy.errors import Problem
 
+_IN_THE_EDITOR = """
+
+\b
+To check and complete in the editor (Taplo; Even Better TOML in VS Code):
+  proxyctl check --schema > proxy.schema.json
+and make this the first line of the config:
+  #:schema ./proxy.schema.json
+"""
 _PLAIN = re.compile(r"[\w@%+=:,./{}-]+")
 _LONGEST_COMMAND = 60  # characters of it in a summary
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "proxyctl check",
+        "proxyctl check /etc/proxyctl/proxy.toml && proxyctl reload",
+        "proxyctl check --json | jq '.errors[].message'",
+    )
+    + _IN_THE_EDITOR
+)
 @click.argument("config", required=False, type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Print the errors and warnings as one JSON object.")
 @click.option("--schema", is_flag=True, help="Print the JSON schema of the config, for editors.")
 @click.pass_context
 def command(context: click.Context, config: str | None, *, as_json: bool, schema: bool) -> None:
-    r"""Validate CONFIG (default: ./proxy.toml, then /etc/proxyctl/proxy.toml).
+    """Validate CONFIG (default: ./proxy.toml, then /etc/proxyctl/proxy.toml).
 
     Prints every error with its place and a hint, or what would run. Exits with 2 if there is an error; warnings do not
     count.
-
-    \b
-    Examples:
-      proxyctl check
-      proxyctl check conf/python-app.toml
-      proxyctl check --json | jq -r '.errors[] | "\(.line): \(.message)"'
-
-    \b
-    To check and complete in the editor (Taplo; Even Better TOML in VS Code):
-      proxyctl check --schema > proxy.schema.json
-    and make this the first line of the config:
-      #:schema ./proxy.schema.json
     """
     if schema:
         click.echo(json.dumps(json_schema(), indent=2))

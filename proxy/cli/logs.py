@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 @service_option
 @click.option("-f", "--follow", is_flag=True, help="Go on as more is printed, until Ctrl-C.")
 @click.option(
-    "-n", "--lines", type=click.IntRange(0, 100_000), default=100, show_default=True, help="How many to begin with."
+    "-n",
+    "--lines",
+    metavar="N",
+    type=click.IntRange(0, 100_000),
+    default=100,
+    show_default=True,
+    help="How many to begin with.",
 )
 @talks
 def command(client: Client, version: str, service: str | None, *, follow: bool, lines: int) -> None:

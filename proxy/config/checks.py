@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from proxy.config.findings import Finding
-from proxy.config.suggest import nearest, or_list, suggest
+from proxy.config.suggest import listed, nearest, suggest
 from proxy.core import template
 from proxy.core.address import Address
 
@@ -25,6 +25,8 @@ _SET_BY_PROXY = {
     "PROXY_VERSION": "{version}",
     "PROXY_GENERATION": "{generation}",
     "PROXY_REPLICA": "{replica}",
+    "PROXY_SERVICE": "",
+    "PROXY_SUPERVISOR": "",
 }
 
 
@@ -45,7 +47,7 @@ def _active(path: Path, active: object, versions: TableDict) -> Iterator[Finding
     if not isinstance(active, str) or not versions or active in versions:
         return
     meant = suggest(active, versions)
-    known = f"the versions are {or_list(nearest(active, versions))}" if len(versions) > 1 else ""
+    known = f"the versions are {listed(nearest(active, versions), 'and')}" if len(versions) > 1 else ""
     question = f'did you mean "{meant}"?' if meant else f'there is only "{next(iter(versions))}"' if not known else ""
     hint = "; ".join(filter(None, [question, known]))
     yield Finding((*path, "active"), f'there is no version "{active}"', hint)
@@ -73,13 +75,22 @@ def check_version(path: Path, recipe: TableDict) -> Iterator[Finding]:
         message = "a command cannot be empty" if "command" in recipe else "a version needs a command, or an address"
         example = 'for example command = ["./app", "--port", "{port}"]'
         yield Finding((*path, "command"), message, example)
-    if {"port", "socket"} <= template.names(_texts(recipe)):
+    names = template.names(_texts(recipe))
+    if {"port", "socket"} <= names:
         message = "{port} and {socket} are both used, but a backend accepts on one of them"
         yield Finding((*path, "command"), message, "remove one of them, in command or env")
-    for key, value in _table(recipe.get("env")).items():
-        if key in _SET_BY_PROXY and value != _SET_BY_PROXY[key]:
-            message = f"this variable is set by the proxy, to what {_SET_BY_PROXY[key]} stands for"
-            yield Finding((*path, "env", key), message, "use another name, or remove it", at_key=True)
+    yield from _reserved_variables((*path, "env"), _table(recipe.get("env")), names)
+
+
+def _reserved_variables(path: Path, env: TableDict, names: set[str]) -> Iterator[Finding]:
+    for key, value in env.items():
+        if key not in _SET_BY_PROXY or value == _SET_BY_PROXY[key]:
+            continue
+        if key == "PORT" and "socket" in names:
+            continue  # there is no private port then, and the program may have another use for the variable
+        meaning = f", to what {_SET_BY_PROXY[key]} stands for" if _SET_BY_PROXY[key] else ""
+        message = f"this variable is set by the proxy{meaning}"
+        yield Finding((*path, key), message, "use another name, or remove it", at_key=True)
 
 
 def _external(path: Path, recipe: TableDict) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import tomli
 
-from proxy.errors import ConfigError, Problem
+from proxy.errors import ConfigError, Problem, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,10 +43,13 @@ def find(argument: str | None = None) -> Path:
 
 
 def default_state_dir() -> Path:
-    """/var/lib/proxyctl for root, otherwise below XDG_STATE_HOME (XDG Base Directory Specification)."""
+    """/var/lib/proxyctl for root, otherwise below XDG_STATE_HOME (XDG Base Directory Specification).
+
+    Raises UsageError if there is neither that nor a home.
+    """
     if os.geteuid() == 0:
         return Path("/var/lib/proxyctl")
-    return (_xdg("XDG_STATE_HOME") or Path.home() / ".local/state") / "proxyctl"
+    return (_xdg("XDG_STATE_HOME") or _home() / ".local/state") / "proxyctl"
 
 
 def default_socket(state_dir: Path) -> Path:
@@ -74,6 +77,14 @@ def admin_socket(path: Path) -> Path | None:
         return socket_of(tomli.loads(path.read_text("utf-8-sig")), path.absolute().parent)
     except (OSError, ValueError, RecursionError):
         return None
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError as error:  # a user id without a passwd entry, as containers may have
+        hint = "set state_dir in the config, or XDG_STATE_HOME"
+        raise UsageError("there is no place for the state: this user has no home folder", hint=hint) from error
 
 
 def _xdg(variable: str) -> Path | None:

@@ -23,7 +23,7 @@ def suggest(word: str, known: Iterable[str]) -> str:
     return by_lower[matches[0]] if matches else ""
 
 
-def or_list(words: Iterable[str]) -> str:
+def listed(words: Iterable[str], last: str = "or") -> str:
     """`"a", "b" or "c"`."""
     quoted = [f'"{word}"' for word in words]
-    return " or ".join([", ".join(quoted[:-1]), quoted[-1]] if len(quoted) > 1 else quoted)
+    return f" {last} ".join([", ".join(quoted[:-1]), quoted[-1]] if len(quoted) > 1 else quoted)

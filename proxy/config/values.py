@@ -13,7 +13,7 @@ from pathlib import Path
 from signal import Signals
 from typing import TYPE_CHECKING
 
-from proxy.config.suggest import or_list, suggest
+from proxy.config.suggest import listed, suggest
 from proxy.core import placeholders
 from proxy.core.address import Address
 from proxy.core.statuses import StatusRanges
@@ -55,11 +55,11 @@ def choice(value: object, *, known: tuple[str, ...], later: tuple[str, ...] = ()
     word = text(value)
     if word in later:
         only = "the only choice is" if len(available) == 1 else "choose"
-        raise BadValueError(f'"{word}" is not available in this release', f"for now {only} {or_list(available)}")
+        raise BadValueError(f'"{word}" is not available in this release', f"for now {only} {listed(available)}")
     if word in known:
         return word
     meant = suggest(word, available)
-    raise BadValueError(f'"{word}" is not one of {or_list(available)}', f'did you mean "{meant}"?' if meant else "")
+    raise BadValueError(f'"{word}" is not one of {listed(available)}', f'did you mean "{meant}"?' if meant else "")
 
 
 def several(value: object) -> object:

@@ -70,7 +70,7 @@ class Link:
         return pending
 
     async def run(self) -> None:
-        """Carry messages until the worker is gone. Raises WireError if it does not make sense."""
+        """Carry messages until the worker is gone; then `close`. Raises WireError if it does not make sense."""
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._send)
@@ -78,10 +78,13 @@ class Link:
                 nursery.cancel_scope.cancel()
         finally:
             self.lost = True
-            self._stream.close()
             for pending in self._pending.values():
                 pending.done.set()
             self._pending.clear()
+
+    def close(self) -> None:
+        """Let go of the connection. A worker that still runs takes that as the end of control, and relays on."""
+        self._stream.close()
 
     async def _send(self) -> None:
         async for message in self._outgoing:

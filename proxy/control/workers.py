@@ -166,6 +166,7 @@ class WorkerPool:
             finally:
                 # Bytes and connections are the kernel's business; a worker has nothing to save by a gentler end.
                 worker.process.kill()
+                worker.link.close()
                 self._workers.pop(index, None)
                 self.traffic.retire(worker)
                 for key in tuple(worker.remaining):

@@ -110,8 +110,8 @@ def test_the_schema_can_be_written_to_a_file() -> None:
 def test_the_help_shows_how_to_use_the_schema_and_examples() -> None:
     text = check("--help").stdout
 
-    assert "#:schema ./proxy.schema.json" in text
-    assert "proxyctl check conf/python-app.toml" in text
+    assert "\n    #:schema ./proxy.schema.json\n" in text
+    assert "\n    proxyctl check --json | jq '.errors[].message'\n" in text
 
 
 def test_a_long_command_does_not_fill_the_screen(config: Path) -> None:

@@ -24,7 +24,7 @@ def test_unknown_active_versions_list_the_known_ones_nearest_first() -> None:
     recipes = {name: {"command": "./app"} for name in ("old", "v1", "v2")}
     (finding,) = check(config(service={"active": "v11", "versions": recipes}))
 
-    assert finding.hint == 'did you mean "v1"?; the versions are "v1", "v2" or "old"'
+    assert finding.hint == 'did you mean "v1"?; the versions are "v1", "v2" and "old"'
 
 
 def test_the_only_version_there_is_is_named() -> None:
@@ -56,9 +56,13 @@ def test_a_backend_accepts_on_a_port_or_a_socket_not_both(version: dict[str, Any
 
 
 def test_the_proxys_own_variables_may_be_spelt_out_but_not_changed() -> None:
-    recipe = {"command": "./app", "env": {"PORT": "{port}", "PROXY_VERSION": "7"}}
+    recipe = {"command": "./app", "env": {"PORT": "{port}", "PROXY_VERSION": "7", "PROXY_SERVICE": "x"}}
 
-    assert [finding.path for finding in check_version((), recipe)] == [("env", "PROXY_VERSION")]
+    assert [finding.path[-1] for finding in check_version((), recipe)] == ["PROXY_VERSION", "PROXY_SERVICE"]
+
+
+def test_beside_a_socket_the_port_is_the_programs_own() -> None:
+    assert list(check_version((), {"command": "./app {socket}", "env": {"PORT": "9100"}})) == []
 
 
 def test_a_listener_of_admin_is_a_listener_too() -> None:

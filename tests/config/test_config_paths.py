@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from proxy.config import admin_socket, find, paths
-from proxy.errors import ConfigError
+from proxy.errors import ConfigError, UsageError
 
 
 @pytest.fixture
@@ -43,6 +43,20 @@ def test_xdg_variables_are_heeded_unless_they_are_relative(as_user: Path, monkey
     monkeypatch.setenv("XDG_RUNTIME_DIR", "")
     assert paths.default_state_dir() == as_user / ".local/state/proxyctl"
     assert paths.default_socket(Path("/state")) == Path("/state/control.sock")
+
+
+def test_a_user_without_a_home_is_told_what_to_set(as_user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> None:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    with pytest.raises(UsageError) as caught:
+        paths.default_state_dir()
+    assert "state_dir" in caught.value.hint
+
+    path = as_user / "proxy.toml"
+    path.write_text('state_dir = "s"')
+    assert admin_socket(path) == as_user / "s/control.sock"
 
 
 @pytest.mark.parametrize(

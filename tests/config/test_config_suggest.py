@@ -1,6 +1,6 @@
 """A suggestion that is not what was meant is worse than none."""
 
-from proxy.config.suggest import nearest, or_list, suggest
+from proxy.config.suggest import listed, nearest, suggest
 
 
 def test_a_misspelt_word_leads_to_the_right_one_whatever_its_case() -> None:
@@ -18,5 +18,6 @@ def test_known_words_are_listed_nearest_first() -> None:
 
 
 def test_choices_read_as_a_sentence() -> None:
-    assert or_list(["a"]) == '"a"'
-    assert or_list(["a", "b", "c"]) == '"a", "b" or "c"'
+    assert listed(["a"]) == '"a"'
+    assert listed(["a", "b", "c"]) == '"a", "b" or "c"'
+    assert listed(["a", "b"], "and") == '"a" and "b"'

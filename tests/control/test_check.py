@@ -66,7 +66,8 @@ async def test_a_check_never_takes_its_own_connection_for_the_backends() -> None
         itself.bind(("127.0.0.1", 0))
         itself.connect(itself.getsockname())
         assert itself.getpeername() == itself.getsockname()
-    connect: Any = type(trio.socket.socket()).connect
+    with trio.socket.socket() as one:
+        connect: Any = type(one).connect
 
     async def from_there(self: Any, address: Any) -> None:
         self.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

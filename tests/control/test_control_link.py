@@ -18,7 +18,7 @@ async def ends():
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
     theirs.setblocking(False)
-    with theirs:
+    with ours, theirs:
         yield trio.socket.from_stdlib_socket(ours), trio.socket.from_stdlib_socket(theirs)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -47,7 +48,8 @@ def eventually(condition: Callable[[], Any], *, within: float = PATIENCE, what: 
 class Proxy:
     """`proxyctl run` on a config in `folder`; use as a context manager: nothing is left when it ends."""
 
-    def __init__(self, folder: Path, config: str) -> None:
+    def __init__(self, folder: Path, config: str, *, wait: bool = True) -> None:
+        self._wait = wait
         self.folder = folder
         self.config = folder / "proxy.toml"
         self.state_dir = folder / "state"
@@ -63,7 +65,7 @@ class Proxy:
         self.config.write_text(head + config + tail)
 
     def __enter__(self) -> Self:
-        self.start()
+        self.start(wait=self._wait)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -123,6 +125,17 @@ class Proxy:
             cwd=self.folder,
             timeout=timeout,
             check=False,
+        )
+
+    def popen(self, *arguments: str) -> subprocess.Popen[str]:
+        """Begin `proxyctl VERB …` against this proxy, with its output in pipes."""
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "proxy.cli", *arguments],
+            env={**os.environ, "PROXYCTL_SOCKET": str(self.socket)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=self.folder,
         )
 
     def ok(self, *arguments: str, timeout: float = 90) -> str:
@@ -269,8 +282,13 @@ class Events:
 class Held:
     """A client that stays connected and asks again and again; a reset is an OSError, an end a ValueError."""
 
-    def __init__(self, port: int = 0, *, host: str = "127.0.0.1", path: Path | None = None) -> None:
-        if path:
+    def __init__(
+        self, port: int = 0, *, host: str = "127.0.0.1", path: Path | None = None, patient: bool = False
+    ) -> None:
+        """`patient`: wait until somebody listens."""
+        if patient:
+            self.socket = eventually(lambda: _connect(host, port), what=f"somebody listens on {port}")
+        elif path:
             self.socket = socket.socket(socket.AF_UNIX)
             self.socket.connect(str(path))
         else:
@@ -299,9 +317,19 @@ class Held:
         headers = dict(line.decode().strip().lower().split(": ", 1) for line in iter(self._lines.readline, b"\r\n"))
         return self._lines.read(int(headers["content-length"])).decode()
 
+    def has_answer(self, within: float = 0.3) -> bool:
+        """Whether anything comes, or the connection ends, within so many seconds."""
+        return bool(select.select([self.socket], [], [], within)[0])
+
     def rest(self) -> bytes:
         """Everything until the end of the stream; OSError if that is a reset."""
         return self._lines.read()
+
+
+def _connect(host: str, port: int) -> socket.socket | None:
+    with contextlib.suppress(ConnectionRefusedError):
+        return socket.create_connection((host, port))
+    return None
 
 
 def is_alive(pid: int) -> bool:

@@ -91,11 +91,13 @@ def test_a_backend_that_says_goodbye_itself_is_told_when_its_drain_starts(tmp_pa
     port = free_port()
     versions = {name: configs.backend("--polite") for name in ("v1", "v2")}
     config = configs.service(port, drain='signal_at = "start"\ndeadline = "60s"', **versions)
-    with Proxy(tmp_path, config) as proxy, Held(port) as held:
-        held.ask()
+    with Proxy(tmp_path, config) as proxy, Events(proxy) as events:
         (old,) = proxy.pids()
-        result = proxy.operate("swap", version="v2")
-        assert held.rest() == b"goodbye\n"
+        with Held(port) as held:
+            held.ask()
+            number = proxy.begin("swap", version="v2")["id"]
+            assert held.rest() == b"goodbye\n"
+        result = events.wait(operation=number, type="result")["result"]
         assert (result["drained"], result["forced"]) == (1, 0)
         assert result["phases"]["drain"] < 10
         assert not is_alive(old)

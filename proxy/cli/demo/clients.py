@@ -18,7 +18,7 @@ class FailedError(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """`began` is in trio's time; `seconds` from the connect to the last byte; `after_switch`: of those at `began`."""
+    """`began` is in trio's time; `seconds` from then to the last byte."""
 
     version: str
     began: float

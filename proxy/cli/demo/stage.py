@@ -49,7 +49,7 @@ class Stage:
         config.write_text(_config(self.folder))
         with self._log.open("wb") as log:
             self._process = await trio.lowlevel.open_process(
-                [*_PROXYCTL, "run", str(config)],
+                [*_PROXYCTL, "--socket", str(self.socket), "run", str(config)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -68,23 +68,21 @@ class Stage:
                 await trio.sleep(0.02)
         raise ProxyError("the demo's proxy does not serve", hint=self._log.read_text(errors="replace")[-2000:])
 
-    async def proxyctl(self, *arguments: str, on_line: Callable[[str], None]) -> subprocess.CompletedProcess[str]:
-        """Run a verb against the proxy; each line that it prints on standard error is handed on as it comes."""
+    async def proxyctl(self, *arguments: str, on_line: Callable[[str], None]) -> None:
+        """Run a verb against the proxy; each line that it prints is handed on as it comes."""
         # In a session of its own: Ctrl-C is for the demo, which then ends the verb.
         run = partial(
             trio.run_process,
             [*_PROXYCTL, "--socket", str(self.socket), *arguments],
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             check=False,
             start_new_session=True,
         )
         async with trio.open_nursery() as nursery:
             process: trio.Process = await nursery.start(run)
-            output: list[str] = []
-            nursery.start_soon(_read_lines, process.stdout, output.append)
-            await _read_lines(process.stderr, on_line)
-        return subprocess.CompletedProcess(arguments, process.returncode or 0, "\n".join(output))
+            if process.stdout:
+                await _read_lines(process.stdout, on_line)
 
     async def swap(self, version: str, *, on_line: Callable[[str], None]) -> dict[str, Any]:
         """`proxyctl swap`, and its result. Raises ProxyError when there is none."""
@@ -92,12 +90,13 @@ class Stage:
 
         def heard(line: str) -> None:
             lines.append(line)
-            on_line(line)
+            if not line.startswith("{"):
+                on_line(line)
 
-        done = await self.proxyctl("swap", version, "--json", on_line=heard)
-        if not done.stdout:
+        await self.proxyctl("swap", version, "--json", on_line=heard)
+        if not lines or not lines[-1].startswith("{"):
             raise ProxyError(f"the swap to {version} has no result", hint="\n".join(lines))
-        result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        result: dict[str, Any] = json.loads(lines[-1])
         return result
 
     async def stop(self, *, on_line: Callable[[str], None]) -> None:
@@ -146,21 +145,16 @@ def _config(folder: Path) -> str:
     version = f"command = {json.dumps(_BACKEND)}\n"
     return (
         f"state_dir = {json.dumps(str(folder / 'state'))}\n"
-        f"[admin]\nsocket = {json.dumps(str(folder / 'control.sock'))}\n"
         '[services.demo]\nlisten = "127.0.0.1:0"\nactive = "v1"\n'
         '[services.demo.health]\ntype = "http"\n'
         f"[services.demo.versions.v1]\n{version}[services.demo.versions.v2]\n{version}"
     )
 
 
-async def _read_lines(stream: trio.abc.ReceiveStream | None, take: Callable[[str], None]) -> None:
+async def _read_lines(stream: trio.abc.ReceiveStream, take: Callable[[str], None]) -> None:
     """Hand on each line as soon as it is whole."""
-    if stream is None:
-        return
     rest = b""
     async for piece in stream:
         *lines, rest = (rest + piece).split(b"\n")
         for line in lines:
             take(line.decode(errors="replace"))
-    if rest:
-        take(rest.decode(errors="replace"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from proxy.cli.terminal import paint, plural, took
@@ -13,14 +14,13 @@ if TYPE_CHECKING:
     from proxy.cli.demo.clients import Answer, Load
 
 
-@dataclass(frozen=True)
+@dataclass
 class Swap:
-    """`result` is what `proxyctl swap --json` printed; `late`: answers of the old version to connections that were
-    opened after the switch had been reported.
-    """
+    """`asked` and `switched` are in trio's time; `result` is what `proxyctl swap --json` printed last."""
 
-    result: dict[str, Any]
-    late: int
+    asked: float
+    switched: float = inf
+    result: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -38,13 +38,7 @@ class Summary:
         elif self.slow.version != "v1":
             found.append(f"the slow request was answered by {self.slow.version}")
         for swap in self.swaps:
-            to, result = swap.result["to"], swap.result["result"]
-            if result != "swapped":
-                found.append(f"the swap to {to} ended as {result}: {swap.result['error']}")
-            if swap.result["forced"]:
-                found.append(f"{plural(swap.result['forced'], 'connection')} cut in the swap to {to}")
-            if swap.late:
-                found.append(f"{plural(swap.late, 'answer')} of the old version after the switch to {to}")
+            found += self._faults_of(swap)
         return found
 
     def lines(self) -> Iterator[str]:
@@ -54,12 +48,29 @@ class Summary:
         yield _line("answered by", ", ".join(f"{name} {count:,}" for name, count in sorted(load.versions().items())))
         yield _line("slow request", self._slow())
         for swap in self.swaps:
-            yield _line(f"{swap.result['from']} -> {swap.result['to']}", _swap(swap))
+            yield _line(f"{swap.result['from']} -> {swap.result['to']}", self._swap(swap))
         faults = self.faults
         yield ""
         yield paint("No request failed.", "green") if not faults else paint("Failed:", "red")
         for fault in faults:
             yield f"  {fault}"
+
+    def late(self, swap: Swap) -> int:
+        """Answers that the old version gave to connections begun after the switch had been reported."""
+        later = [each.asked for each in self.swaps if each.asked > swap.asked]
+        return self.load.versions(since=swap.switched, until=min(later, default=inf))[swap.result["from"]]
+
+    def _faults_of(self, swap: Swap) -> Iterator[str]:
+        result = swap.result
+        target, forced, late = result["to"], result["forced"], self.late(swap)
+        if result["result"] != "swapped":
+            yield f"the swap to {target} ended as {result['result']}: {result['error']}"
+        elif swap.switched == inf:
+            yield f"the swap to {target} did not report the switch"
+        if forced:
+            yield f"{plural(forced, 'connection')} cut in the swap to {target}"
+        if late:
+            yield f"{plural(late, 'answer')} of {result['from']} after the switch to {target}"
 
     def _slowest(self) -> str:
         slowest = max((answer.seconds for answer in self.load.answers), default=0.0)
@@ -70,13 +81,12 @@ class Summary:
             return f"failed: {self.slow}"
         return f"begun before the swap, answered by {self.slow.version} after {took(self.slow.seconds)}"
 
-
-def _swap(swap: Swap) -> str:
-    phases = swap.result["phases"]
-    return (
-        f"switch {took(phases['switch'])}, drain {took(phases['drain'])}, "
-        f"{plural(swap.result['forced'], 'connection')} cut, {plural(swap.late, 'late answer')} of the old version"
-    )
+    def _swap(self, swap: Swap) -> str:
+        result, phases = swap.result, swap.result["phases"]
+        return (
+            f"switch {took(phases['switch'])}, drain {took(phases['drain'])}; {result['forced']} connections cut, "
+            f"{self.late(swap)} answers of {result['from']} after it"
+        )
 
 
 def _line(name: str, text: str) -> str:

@@ -1,0 +1,217 @@
+"""What this machine allows a proxy, one finding for each thing: how it is, whether that is enough, how to change it.
+
+The functions take what was read, so that each can be tried with any machine; `examine` reads.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from proxy.kernel import nofile, procfs
+from proxy.kernel.unixpath import reachable
+
+Level = Literal["ok", "warn", "fail"]
+
+MANY = 65536  # descriptors; below it a busy service can run into the limit
+_RESERVE = 64  # descriptors of a worker that are not connections
+_CAPABILITIES = {  # number: name, and what is missing without it (linux/capability.h)
+    5: ("CAP_KILL", "backends that run as another user cannot be stopped"),
+    7: ("CAP_SETUID", "versions with `user` cannot be started"),
+    10: ("CAP_NET_BIND_SERVICE", ""),  # see `low_ports`
+    12: ("CAP_NET_ADMIN", 'datapath = "steer" is not available'),
+    19: ("CAP_SYS_PTRACE", "whether a socket belongs to a backend of another user cannot be checked"),
+    39: ("CAP_BPF", 'datapath = "steer" is not available'),
+}
+_SYS_ADMIN = 21  # stands for CAP_BPF where the kernel is older than that
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`fail` means that the proxy cannot run here; `fix` says how to change what is not `ok`."""
+
+    name: str
+    level: Level
+    value: str
+    fix: str = ""
+
+
+def examine(state_dir: Path, control_socket: Path) -> list[Finding]:
+    """Look at this machine, for a proxy with these places."""
+    limit = nofile.limit()
+    capabilities = int(_field("/proc/self/status", "CapEff") or "0", 16)
+    return [
+        kernel(platform.system(), platform.release()),
+        processors(len(os.sched_getaffinity(0)), _read("/sys/fs/cgroup/cpu.max")),
+        descriptors(limit.soft, limit.hard),
+        privileges(os.geteuid(), capabilities),
+        low_ports(capabilities, _number("net/ipv4/ip_unprivileged_port_start", 1024)),
+        accept_queue(_number("net/core/somaxconn", 0)),
+        local_ports(_read("/proc/sys/net/ipv4/ip_local_port_range")),
+        keepalive(*(_number(f"net/ipv4/tcp_keepalive_{name}", 0) for name in ("time", "intvl", "probes"))),
+        *tracked_connections(_read("/proc/sys/net/netfilter/nf_conntrack_max")),
+        cgroup(_read("/proc/self/cgroup"), _read("/sys/fs/cgroup/cgroup.controllers")),
+        first_process(_read("/proc/1/comm")),
+        folder("state_dir", state_dir, "state_dir in the config sets another one"),
+        *sockets(control_socket),
+    ]
+
+
+def kernel(system: str, release: str) -> Finding:
+    if system != "Linux":
+        return Finding("kernel", "fail", f"{system} {release}", "proxyctl needs Linux")
+    numbers = tuple(int(number) for number in re.findall(r"\d+", release)[:2])
+    if numbers < (5, 3):
+        return Finding("kernel", "fail", f"Linux {release}", "5.3 or newer is needed (pidfd_open)")
+    if numbers < (5, 10):
+        return Finding("kernel", "warn", f"Linux {release}", 'datapath = "steer" needs 5.10; everything else works')
+    return Finding("kernel", "ok", f"Linux {release}")
+
+
+def processors(usable: int, quota: str) -> Finding:
+    """`quota` is the cgroup's cpu.max: `max 100000`, or microseconds per period."""
+    share, _, period = quota.partition(" ")
+    if share.isdigit() and period.isdigit() and int(share) < usable * int(period):
+        allowed = int(share) / int(period)
+        fix = f"set workers = {max(1, round(allowed))} in the config: by default there is one for each CPU"
+        return Finding("processors", "warn", f"{usable}, but the cgroup allows the time of {allowed:g}", fix)
+    return Finding("processors", "ok", f"{usable}: as many workers by default")
+
+
+def descriptors(soft: int, hard: int) -> Finding:
+    room = f"room for about {max(0, hard - _RESERVE) // 2} connections in each worker"
+    value = f"soft limit {soft}, hard limit {hard}: {room}"
+    if hard >= MANY:
+        return Finding("descriptors", "ok", value)
+    fix = "raise the hard limit: LimitNOFILE=1048576 (systemd), --ulimit nofile=1048576 (docker), or limits.conf(5)"
+    return Finding("descriptors", "warn", value, fix)
+
+
+def privileges(user: int, effective: int) -> Finding:
+    held = {number for number in _CAPABILITIES if effective >> number & 1}
+    if effective >> _SYS_ADMIN & 1:
+        held.add(39)
+    names = [name.removeprefix("CAP_") for number, (name, _) in _CAPABILITIES.items() if number in held]
+    value = f"user {user}, with {', '.join(names) or 'no capability'}"
+    missing = [(name, lost) for number, (name, lost) in _CAPABILITIES.items() if number not in held and lost]
+    if not missing:
+        return Finding("privileges", "ok", value)
+    lost = "\n".join(f"without {name}: {what}" for name, what in missing)
+    return Finding(
+        "privileges", "warn", value, f"{lost}\nif you need that: AmbientCapabilities= (systemd), --cap-add (docker)"
+    )
+
+
+def low_ports(effective: int, first: int) -> Finding:
+    if effective >> 10 & 1 or first == 0:
+        return Finding("low ports", "ok", "every port can be listened on")
+    if first <= 80:
+        return Finding("low ports", "ok", f"ports from {first} on can be listened on")
+    fix = f"for ports below: AmbientCapabilities=CAP_NET_BIND_SERVICE, or sysctl net.ipv4.ip_unprivileged_port_start=80"
+    return Finding("low ports", "warn", f"ports from {first} on can be listened on", fix)
+
+
+def accept_queue(somaxconn: int) -> Finding:
+    value = f"{somaxconn} connections may wait to be accepted (net.core.somaxconn)"
+    fix = "" if somaxconn >= 4096 else "in a burst more than that are turned away: sysctl -w net.core.somaxconn=4096"
+    return Finding("accept queue", "warn" if fix else "ok", value, fix)
+
+
+def local_ports(port_range: str) -> Finding:
+    low, _, high = port_range.partition("\t")
+    count = int(high) - int(low) + 1 if low.isdigit() and high.strip().isdigit() else 0
+    value = f"{count}: about as many connections to each TCP address of a backend (net.ipv4.ip_local_port_range)"
+    fix = 'sysctl -w net.ipv4.ip_local_port_range="1024 65535", more replicas, or {socket} in the command'
+    return Finding("local ports", "ok", value) if count >= 20000 else Finding("local ports", "warn", value, fix)
+
+
+def keepalive(time: int, interval: int, probes: int) -> Finding:
+    seconds = time + interval * probes
+    value = f"a client that vanished without a word is noticed after {seconds} s (net.ipv4.tcp_keepalive_*)"
+    fix = "sysctl -w net.ipv4.tcp_keepalive_time=7200 is the kernel's default; idle_timeout in the config helps as well"
+    return Finding("keepalive", "ok", value) if seconds <= 9000 else Finding("keepalive", "warn", value, fix)
+
+
+def tracked_connections(maximum: str) -> list[Finding]:
+    """Nothing where the firewall does not track connections; a full table drops new ones without a trace in the proxy."""
+    if not maximum.isdigit():
+        return []
+    value = f"the firewall tracks up to {maximum} (nf_conntrack_max)"
+    fix = (
+        ""
+        if int(maximum) >= MANY
+        else "beyond it new ones are dropped: sysctl -w net.netfilter.nf_conntrack_max=262144"
+    )
+    return [Finding("tracked connections", "warn" if fix else "ok", value, fix)]
+
+
+def cgroup(own: str, controllers: str) -> Finding:
+    path = own.splitlines()[-1].partition("::")[2] if "::" in own else ""
+    if not controllers:
+        return Finding("cgroup", "ok", "version 1, or none: processes are followed by their groups and parents")
+    return Finding("cgroup", "ok", f"version 2, {path or '/'}")
+
+
+def first_process(name: str) -> Finding:
+    """A proxy that is process 1 of a container takes over orphans itself; another first process has to."""
+    if name in {"systemd", "init", "tini", "dumb-init", "docker-init", "catatonit", "runit", "s6-svscan"}:
+        return Finding("process 1", "ok", f"{name}, which buries orphans")
+    return Finding("process 1", "ok", f"{name or 'unknown'}; the proxy may be process 1 itself: it buries orphans then")
+
+
+def folder(name: str, path: Path, other: str) -> Finding:
+    """Whether files can be made in the folder, or the folder itself where it does not exist yet."""
+    nearest = next(each for each in (path, *path.parents) if each.exists())
+    if not nearest.is_dir():
+        return Finding(name, "fail", f"{path}: {nearest} is not a folder", other)
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        owner = nearest.stat().st_uid
+        return Finding(name, "fail", f"{path}: no permission to write in {nearest} (user {owner} owns it)", other)
+    return Finding(name, "ok", str(path) if nearest == path else f"{path} (to be made)")
+
+
+def sockets(path: Path) -> list[Finding]:
+    """The control socket's folder, and who listens there now."""
+    place = folder("control socket", path, "admin.socket in the config, or --socket, sets another one")
+    owner = _listener(path)
+    if owner is None:
+        return [place]
+    return [
+        place,
+        Finding("running proxy", "ok", f"process {owner}: {procfs.command_line(owner) or 'not visible here'}"),
+    ]
+
+
+def _listener(path: Path) -> int | None:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        try:
+            with reachable(path) as name:
+                probe.connect(name)
+        except OSError:
+            return None
+        credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    return int.from_bytes(credentials[:4], "little")
+
+
+def _read(path: str) -> str:
+    """A file of /proc or /sys; empty where the kernel does not have it, or this process may not see it."""
+    try:
+        return Path(path).read_text(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _number(name: str, default: int) -> int:
+    text = _read(f"/proc/sys/{name}")
+    return int(text) if text.isdigit() else default
+
+
+def _field(path: str, name: str) -> str:
+    match = re.search(rf"^{name}:\s*(\S+)", _read(path), re.MULTILINE)
+    return match[1] if match else ""

@@ -1,0 +1,309 @@
+"""Health over time: the counting and the pace on a mock clock with a fake backend, the rest with real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+
+from proxy.config.settings import Health
+from proxy.control import prober
+from proxy.control.check import CheckResult, Subject
+from proxy.control.exits import Exit
+from proxy.core.address import Address
+from proxy.core.template import Values
+from proxy.errors import StartError
+from tests.control.world import SERVER, World, world
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+    from trio.testing import MockClock
+
+OK = CheckResult(healthy=True)
+REFUSED = CheckResult(healthy=False, reason="connection refused")
+
+
+class FakeBackend:
+    """A backend whose checks have the answers that a test gives it; the last one stays."""
+
+    def __init__(self, *answers: CheckResult, owner: str | StartError = "") -> None:
+        self.subject = Subject(Address(host="127.0.0.1", port=1), Values(version="v1", generation=1, replica=0))
+        self.answers = list(answers)
+        self.owner = owner
+        self.checked: list[float] = []
+        self.ended = trio.Event()
+        self.moves: list[bool] = []
+        self.move_to: list[Address] = []
+
+    async def probe(self, _: Health, __: Subject) -> CheckResult:
+        await trio.lowlevel.checkpoint()
+        self.checked.append(round(trio.current_time(), 3))
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+    async def exited(self) -> Exit:
+        await self.ended.wait()
+        return Exit(3)
+
+    async def check_owner(self) -> str:
+        await trio.lowlevel.checkpoint()
+        if isinstance(self.owner, StartError):
+            raise self.owner
+        return self.owner
+
+    async def refresh(self, *, move_on: bool) -> bool:
+        await trio.lowlevel.checkpoint()
+        self.moves.append(move_on)
+        if not self.move_to:
+            return False
+        self.subject = Subject(self.move_to.pop(0), self.subject.values)
+        return True
+
+    def listens_on(self) -> tuple[Address, ...]:
+        return ()
+
+    def tail(self, lines: int) -> tuple[str, ...]:
+        return ("last words",)[:lines]
+
+
+async def start(backend: FakeBackend, **health: Any) -> list[str]:
+    """Wait until it is healthy; returns what was counted."""
+    results: list[str] = []
+    await prober.wait_healthy(backend, Health(**health), on_check=results.append, probe=backend.probe)
+    return results
+
+
+async def test_the_first_checks_come_fast_and_then_slow_down_to_the_interval(autojump_clock: MockClock) -> None:
+    backend = FakeBackend(*[REFUSED] * 12, OK)
+    assert await start(backend, interval=1) == ["failed"] * 12 + ["ok"]
+    gaps = [round(b - a, 3) for a, b in zip(backend.checked, backend.checked[1:], strict=False)]
+    assert gaps[:3] == [0.05, 0.075, 0.113]
+    assert gaps[-3:] == [1.0, 1.0, 1.0]
+    assert gaps == sorted(gaps)
+
+
+async def test_one_lucky_answer_is_not_enough_when_rise_asks_for_more(autojump_clock: MockClock) -> None:
+    backend = FakeBackend(OK, OK, REFUSED, OK, OK, OK)
+    assert await start(backend, rise=3) == ["ok", "ok", "failed", "ok", "ok", "ok"]
+
+
+async def test_a_backend_that_dies_ends_the_wait_at_once(autojump_clock: MockClock) -> None:
+    backend = FakeBackend(REFUSED)
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def die() -> None:
+            await trio.sleep(0.5)
+            backend.ended.set()
+
+        with pytest.raises(StartError, match="^exited with status 3 before it was healthy$") as caught:
+            await start(backend, start_timeout=30)
+    assert trio.current_time() < 1
+    assert caught.value.output == ("last words",)
+
+
+async def test_at_the_timeout_it_is_told_what_failed_how_often_and_with_what(autojump_clock: MockClock) -> None:
+    backend = FakeBackend(REFUSED, CheckResult(healthy=False, reason="HTTP 500 Internal Server Error"))
+    with pytest.raises(StartError) as caught:
+        await start(backend, type="http", path="/up", start_timeout=5)
+    failed = len(backend.checked)
+    assert caught.value.message == (
+        f'not healthy within 5s: GET /up at 127.0.0.1:1 failed {failed} times, last with "HTTP 500 Internal Server Error"'
+    )
+    assert "start_timeout" in caught.value.hint
+    assert caught.value.output == ("last words",)
+
+
+async def test_a_check_that_hangs_does_not_outlast_the_start_timeout(autojump_clock: MockClock) -> None:
+    backend = FakeBackend(OK)
+
+    async def hang(*_: object) -> CheckResult:
+        await trio.sleep_forever()
+
+    with pytest.raises(StartError, match="tcp check at 127.0.0.1:1 had no answer"):
+        await prober.wait_healthy(backend, Health(start_timeout=3), probe=hang)
+    assert trio.current_time() == pytest.approx(3)
+
+
+async def test_a_stranger_on_the_port_fails_the_start_at_once(autojump_clock: MockClock) -> None:
+    stranger = StartError("127.0.0.1:1 is answered by pid 999", hint="…")
+    backend = FakeBackend(OK, owner=stranger)
+    with pytest.raises(StartError) as caught:
+        await start(backend, rise=3)
+    assert caught.value is stranger
+    assert caught.value.output == ("last words",)
+
+
+async def test_any_owner_will_do_when_the_config_says_so(autojump_clock: MockClock) -> None:
+    assert await start(FakeBackend(OK, owner=StartError("stranger")), owner="any") == ["ok"]
+
+
+async def test_an_answer_that_nobody_here_gave_is_not_a_success(autojump_clock: MockClock) -> None:
+    backend = FakeBackend(OK, owner="something answers, but nobody listens")
+    with pytest.raises(StartError, match='last with "something answers, but nobody listens"'):
+        await start(backend, start_timeout=2)
+
+
+async def test_a_command_may_be_content_before_anything_listens(autojump_clock: MockClock) -> None:
+    assert await start(FakeBackend(OK, owner="nobody listens"), type="command") == ["ok"]
+
+
+async def test_a_name_that_fails_is_looked_up_again_and_tried_at_its_next_address(autojump_clock: MockClock) -> None:
+    backend = FakeBackend(REFUSED, REFUSED, OK)
+    await start(backend)
+    assert backend.moves == [False, True, True]
+
+
+async def watched(
+    backend: FakeBackend, seconds: float, **health: Any
+) -> tuple[list[tuple[float, bool, str]], list[str]]:
+    """What `watch` reports within some seconds: changes with their time, and results."""
+    changes: list[tuple[float, bool, str]] = []
+    results: list[str] = []
+    with trio.move_on_after(seconds):
+        await prober.watch(
+            backend,
+            Health(**health),
+            on_change=lambda healthy, reason: changes.append((round(trio.current_time(), 3), healthy, reason)),
+            on_check=results.append,
+            probe=backend.probe,
+        )
+    return changes, results
+
+
+async def test_a_backend_leaves_after_fall_failures_and_returns_after_rise_successes(autojump_clock: MockClock) -> None:
+    backend = FakeBackend(OK, REFUSED, REFUSED, OK, REFUSED, REFUSED, REFUSED, OK, OK)
+    changes, results = await watched(backend, 9.5, interval=1, fall=3, rise=2)
+    assert changes == [(7.0, False, "connection refused"), (9.0, True, "")]
+    assert results.count("failed") == 5
+    assert backend.checked == [float(second) for second in range(1, 10)]
+
+
+async def test_a_backend_that_comes_back_as_someone_else_stays_out(autojump_clock: MockClock) -> None:
+    backend = FakeBackend(REFUSED, OK, owner=StartError("127.0.0.1:1 is answered by pid 999"))
+    changes, results = await watched(backend, 5.5, interval=1, fall=1)
+    assert changes == [(1.0, False, "connection refused")]
+    assert results == ["failed"] * 5
+
+
+async def test_a_name_that_means_another_address_is_reported_before_it_is_unhealthy(autojump_clock: MockClock) -> None:
+    backend = FakeBackend(REFUSED, OK)
+    backend.move_to = [Address(host="127.0.0.1", port=2)]
+    changes, _ = await watched(backend, 3.5, interval=1, fall=3)
+    assert changes == [(1.0, True, "moved to 127.0.0.1:2")]
+    assert backend.subject.address.port == 2
+
+
+async def test_a_backend_without_checks_is_never_checked(autojump_clock: MockClock) -> None:
+    backend = FakeBackend(REFUSED)
+    assert await watched(backend, 60, type="none") == ([], [])
+    assert await prober.wait_healthy(backend, Health(type="none")) is None
+
+
+@pytest.fixture
+async def here(tmp_path: Path) -> AsyncIterator[World]:
+    async with world(tmp_path) as created:
+        yield created
+
+
+async def wait(here: World, command: str | tuple[str, ...], **health: Any) -> None:
+    service, _ = here.service(command, health=health)
+    backend = await here.start(command, health=health)
+    await prober.wait_healthy(backend, service.health)
+
+
+async def test_a_real_server_becomes_healthy(here: World) -> None:
+    await wait(here, SERVER, type="http")
+
+
+async def test_a_server_that_closes_its_port_and_lives_on_is_noticed(here: World) -> None:
+    code = "import socket,sys,signal; s=socket.create_server(('127.0.0.1',int(sys.argv[1])))\n"
+    code += "signal.signal(signal.SIGUSR1, lambda *_: s.close())\nwhile True: signal.pause()"
+    health = Health(interval=0.05, fall=2)
+    backend = await here.start((sys.executable, "-c", code, "{port}"))
+    await prober.wait_healthy(backend, health)
+    changed = trio.Event()
+    changes = []
+
+    def change(healthy: bool, reason: str) -> None:
+        changes.append((healthy, reason))
+        changed.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: prober.watch(backend, health, on_change=change))
+        backend.signal(signal.SIGUSR1)
+        with trio.fail_after(10):
+            await changed.wait()
+        nursery.cancel_scope.cancel()
+    assert changes == [(False, "connection refused")]
+
+
+async def test_a_backend_that_ignores_its_port_is_told_where_it_listens(here: World) -> None:
+    code = "import socket,time; s=socket.create_server(('0.0.0.0',0)); print(s.getsockname()[1],flush=True); time.sleep(60)"
+    with pytest.raises(StartError) as caught:
+        await wait(here, (sys.executable, "-c", code), start_timeout=1)
+    (port,) = caught.value.output
+    address = here.started[0].address
+    assert f"nothing listens on {address}; the process listens on 0.0.0.0:{port}" in caught.value.message
+    assert "does it use {port}?" in caught.value.hint
+
+
+async def test_a_backend_that_daemonizes_is_told_to_stay_in_the_foreground(here: World) -> None:
+    with pytest.raises(StartError, match="exited with status 0 before it was healthy") as caught:
+        await wait(here, ("sh", "-c", "setsid sleep 60 &"))
+    assert "foreground" in caught.value.hint
+
+
+async def test_the_last_words_of_a_backend_that_fails_come_with_the_error(here: World) -> None:
+    with pytest.raises(StartError, match="exited with status 3 before it was healthy") as caught:
+        await wait(here, ("sh", "-c", "echo reading config; echo 'no such key' >&2; exit 3"))
+    assert caught.value.output == ("reading config", "no such key")
+
+
+@contextmanager
+def stranger_on(host: str, port: int) -> Iterator[int]:
+    """A process of someone else that listens on the port, beside whoever else does (SO_REUSEPORT)."""
+    code = "import socket,sys,time; s=socket.socket(); s.setsockopt(1,socket.SO_REUSEPORT,1); "
+    code += "s.bind((sys.argv[1],int(sys.argv[2]))); s.listen(); print(flush=True); time.sleep(60)"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PROXY_")}
+    with subprocess.Popen(
+        [sys.executable, "-c", code, host, str(port)], stdout=subprocess.PIPE, env=environment, start_new_session=True
+    ) as process:
+        assert process.stdout
+        process.stdout.readline()
+        try:
+            yield process.pid
+        finally:
+            process.kill()
+
+
+async def test_a_stale_process_that_answers_on_the_port_is_an_error_and_named(here: World) -> None:
+    backend = await here.start("sleep 60")
+    with stranger_on("127.0.0.1", backend.address.port) as pid:
+        with pytest.raises(StartError) as caught:
+            await prober.wait_healthy(backend, Health())
+        await prober.wait_healthy(backend, Health(owner="any"))
+    assert caught.value.message.startswith(f"{backend.address} is answered by pid {pid} ({sys.executable} -c")
+    assert caught.value.message.endswith("which is not part of the process tree that was started")
+    assert 'health.owner = "any"' in caught.value.hint
+    assert "docker run -p" in caught.value.hint
+
+
+async def test_a_stranger_that_shares_the_port_with_our_backend_is_an_error(here: World) -> None:
+    code = "import socket,sys,time; s=socket.socket(); s.setsockopt(1,socket.SO_REUSEPORT,1); "
+    code += "s.bind(('127.0.0.1',int(sys.argv[1]))); s.listen(); print('on',flush=True); time.sleep(60)"
+    backend = await here.start((sys.executable, "-c", code, "{port}"))
+    await prober.wait_healthy(backend, Health())
+    with stranger_on("127.0.0.1", backend.address.port) as pid, pytest.raises(StartError, match=f"pid {pid}"):
+        await prober.wait_healthy(backend, Health())
+
+
+async def test_a_server_that_a_forked_child_runs_is_our_own(here: World) -> None:
+    await wait(here, ("sh", "-c", f"setsid {' '.join(SERVER)} & wait"), type="http")

@@ -1,0 +1,169 @@
+"""Processes that are killed: what is lost, what is not, and that everything comes back."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.e2e import configs
+from tests.e2e.harness import Events, Held, Load, Proxy, eventually, fetch, free_port, is_alive, processes_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_while_a_killed_backend_is_away_new_connections_wait_and_then_succeed(tmp_path: Path) -> None:
+    port = free_port()
+    config = "workers = 2\n" + configs.service(port, keys='connect_timeout = "20s"')
+    with Proxy(tmp_path, config) as proxy, Events(proxy) as events, Load(port) as load:
+        for _ in range(3):
+            load.wait_for(50)
+            (pid,) = proxy.pids()
+            os.kill(pid, signal.SIGKILL)
+            eventually(lambda pid=pid: proxy.pids() not in ([pid], [None]), what="the backend was started again")
+        load.wait_for(50)
+        assert proxy.active()["replicas"][0]["restarts"] == 3
+        assert proxy.service()["state"] == "serving"
+        assert events.wait(type="backend", state="restarting")["reason"].startswith("killed by SIGKILL")
+        assert proxy.metrics().get("proxy_backend_restarts_total", service="web") == 3
+    _only_established_ones_were_lost(load, most=3 * load.clients)
+
+
+def test_a_connection_begun_while_no_backend_is_there_is_served_when_it_is_back(tmp_path: Path) -> None:
+    """The backend's next start takes as long as the test likes: its port is known, its program waits for a file."""
+    port, go = free_port(), tmp_path / "go"
+    os.mkfifo(go)
+    serve = configs.backend().splitlines()[0].split(" = ", 1)[1]
+    script = tmp_path / "start"
+    script.write_text(f'#!/bin/sh\nread line < {go}\nexec "$@"\n')
+    script.chmod(0o755)
+    version = f'command = {serve.replace("[", f"""["{script}", """, 1)}\n'
+    config = configs.service(port, keys='connect_timeout = "60s"', v1=version)
+    with Proxy(tmp_path, config, wait=False) as proxy, Held(port, patient=True) as early:
+        early.send()
+        assert not early.has_answer(), "nothing listens yet, and the client is held"
+        go.write_text("go\n")
+        assert early.answer().startswith("v1 1 ")
+        (pid,) = proxy.pids()
+        os.kill(pid, signal.SIGKILL)
+        with Held(port) as late:
+            late.send()
+            assert not late.has_answer()
+            go.write_text("go\n")
+            assert late.answer().split()[3] != str(pid)
+
+
+def test_when_one_of_three_replicas_is_killed_no_new_connection_fails(tmp_path: Path) -> None:
+    port = free_port()
+    config = "workers = 2\n" + configs.service(port, v1=configs.backend(replicas=3))
+    with Proxy(tmp_path, config) as proxy, Load(port) as load:
+        for replica in range(3):
+            load.wait_for(50)
+            pid = proxy.pids()[replica]
+            os.kill(pid, signal.SIGKILL)
+            load.wait_for(50)
+            eventually(
+                lambda replica=replica, pid=pid: proxy.pids()[replica] not in (pid, None)
+                and proxy.active()["replicas"][replica]["healthy"],
+                what="the replica is back",
+            )
+        assert proxy.service()["state"] == "serving"
+    _only_established_ones_were_lost(load, most=3 * load.clients)
+    assert len({answer.body.split()[2] for answer in load.answers}) == 3
+
+
+def _only_established_ones_were_lost(load: Load, most: int) -> None:
+    """A request that was with the backend when it was killed is lost with it; every other one is answered."""
+    assert not [error for error in load.errors if "refused" in error.lower() or "timed out" in error]
+    assert load.errors.total() <= most, load.errors
+
+
+def test_a_killed_worker_takes_only_its_own_connections_with_it(tmp_path: Path) -> None:
+    port = free_port()
+    with Proxy(tmp_path, "workers = 2\n" + configs.service(port)) as proxy:
+        clients = [Held(port) for _ in range(20)]
+        for client in clients:
+            client.ask()
+        before = {worker["pid"]: worker["connections"] for worker in proxy.status()["proxy"]["workers"]}
+        assert sum(before.values()) == 20
+        with Events(proxy) as events, Load(port) as load:
+            victim, lost = min(before.items(), key=lambda item: item[1])
+            load.wait_for(50)
+            os.kill(victim, signal.SIGKILL)
+            events.wait(type="worker", state="died", pid=victim)
+            load.wait_for(50)
+            events.wait(type="worker", state="started")
+            load.wait_for(50)
+        assert sum(_still_there(client) for client in clients) == 20 - lost
+        assert not [error for error in load.errors if "refused" in error.lower()]
+        assert load.errors.total() <= load.clients
+        assert victim not in proxy.workers()
+        assert len(proxy.workers()) == 2
+        metrics = proxy.metrics()
+        assert metrics.get("proxy_worker_restarts_total") == 1
+        assert metrics.get("proxy_worker_up", worker="0") == metrics.get("proxy_worker_up", worker="1") == 1
+        for client in clients:
+            client.__exit__()
+
+
+def test_the_only_worker_killed_again_and_again_refuses_nobody(tmp_path: Path) -> None:
+    """With nobody to accept, connections wait in the kernel's queue, which control keeps open."""
+    port = free_port()
+    with Proxy(tmp_path, "workers = 1\n" + configs.service(port)) as proxy, Events(proxy) as events, Load(port) as load:
+        for _ in range(3):
+            load.wait_for(50)
+            (pid,) = proxy.workers()
+            os.kill(pid, signal.SIGKILL)
+            events.wait(type="worker", state="died", pid=pid)
+            eventually(lambda pid=pid: proxy.workers() not in ([], [pid]), what="a new worker")
+        load.wait_for(50)
+        proxy.operate("swap", version="v2")
+        assert fetch(port).startswith("v2 ")
+    assert not [error for error in load.errors if "refused" in error.lower()]
+    assert load.errors.total() <= 3 * load.clients
+
+
+def test_a_worker_killed_in_the_middle_of_a_drain_does_not_hold_it_up(tmp_path: Path) -> None:
+    port = free_port()
+    config = "workers = 1\n" + configs.service(port, drain='deadline = "60s"')
+    with Proxy(tmp_path, config) as proxy, Events(proxy) as events, Held(port) as held:
+        held.ask()
+        number = proxy.begin("swap", version="v2")["id"]
+        events.wait(operation=number, type="drain", remaining=1)
+        os.kill(*proxy.workers(), signal.SIGKILL)
+        assert events.wait(operation=number, type="result")["result"]["result"] == "swapped"
+        with pytest.raises((OSError, ValueError)):
+            held.ask()
+        assert fetch(port).startswith("v2 ")
+
+
+def test_after_control_was_killed_run_works_again_and_stops_what_was_left(tmp_path: Path) -> None:
+    port = free_port()
+    with Proxy(tmp_path, configs.service(port)) as proxy, processes_of(f"{tmp_path}/state") as ours, Held(port) as held:
+        proxy.operate("swap", version="v2")
+        assert held.ask().startswith("v1 1 ") is False
+        (old,) = proxy.pids()
+        workers = proxy.workers()
+        os.kill(proxy.pid, signal.SIGKILL)
+        assert proxy.process
+        proxy.process.wait()
+        assert held.ask().startswith("v2 2 "), "bytes go on moving without control"
+        assert fetch(port).startswith("v2 2 "), "and so do new connections"
+
+        proxy.start()
+        assert fetch(port).startswith("v2 3 ")
+        assert not [pid for pid in (old, *workers) if is_alive(pid)]
+        assert len(proxy.service()["generations"]) == 1
+        proxy.operate("swap", version="v1")
+        proxy.kill()
+        assert not ours()
+
+
+def _still_there(client: Held) -> bool:
+    try:
+        return client.ask().startswith("v1 ")
+    except (OSError, ValueError):
+        return False
