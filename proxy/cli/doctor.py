@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import click
 
 from proxy.cli.machine import Finding, examine
 from proxy.cli.options import examples, given_socket, json_option, socket_option
-from proxy.cli.terminal import paint
+from proxy.cli.terminal import paint, width
 from proxy.config.paths import default_socket, default_state_dir, find
 from proxy.errors import ConfigError
 
@@ -35,18 +36,21 @@ def command(socket: str | None, *, as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps({"ok": ok, "findings": [asdict(finding) for finding in findings]}))
     else:
-        click.echo("\n".join(render(findings)))
+        click.echo("\n".join(render(findings, width())))
     return 0 if ok else 1
 
 
-def render(findings: list[Finding]) -> list[str]:
+def render(findings: list[Finding], width: int | None) -> list[str]:
+    """One line for each finding, below it how to fix it; wrapped at `width` columns."""
     wide = max(len(finding.name) for finding in findings)
+    room = max(20, width - wide - 8) if width else 1000
     lines = []
     for finding in findings:
-        lines.append(
-            f"{paint(finding.level.ljust(4), _COLORS[finding.level])}  {finding.name.ljust(wide)}  {finding.value}"
-        )
-        lines += [f"{'':{wide + 8}}{text}" for text in finding.fix.splitlines()]
+        first, *more = [
+            part for text in (finding.value, *finding.fix.splitlines()) for part in textwrap.wrap(text, room)
+        ]
+        level = paint(finding.level.ljust(4), _COLORS[finding.level])
+        lines += [f"{level}  {finding.name.ljust(wide)}  {first}", *(f"{'':{wide + 8}}{text}" for text in more)]
     return lines
 
 

@@ -112,7 +112,7 @@ def low_ports(effective: int, first: int) -> Finding:
         return Finding("low ports", "ok", "every port can be listened on")
     if first <= 80:
         return Finding("low ports", "ok", f"ports from {first} on can be listened on")
-    fix = f"for ports below: AmbientCapabilities=CAP_NET_BIND_SERVICE, or sysctl net.ipv4.ip_unprivileged_port_start=80"
+    fix = "for ports below: AmbientCapabilities=CAP_NET_BIND_SERVICE, or sysctl net.ipv4.ip_unprivileged_port_start=80"
     return Finding("low ports", "warn", f"ports from {first} on can be listened on", fix)
 
 
@@ -138,7 +138,7 @@ def keepalive(time: int, interval: int, probes: int) -> Finding:
 
 
 def tracked_connections(maximum: str) -> list[Finding]:
-    """Nothing where the firewall does not track connections; a full table drops new ones without a trace in the proxy."""
+    """Nothing where the firewall does not track them; a full table drops new ones without a trace in the proxy."""
     if not maximum.isdigit():
         return []
     value = f"the firewall tracks up to {maximum} (nf_conntrack_max)"
@@ -166,7 +166,7 @@ def first_process(name: str) -> Finding:
 
 def folder(name: str, path: Path, other: str) -> Finding:
     """Whether files can be made in the folder, or the folder itself where it does not exist yet."""
-    nearest = next(each for each in (path, *path.parents) if each.exists())
+    nearest = next(each for each in (path, *path.parents) if os.path.exists(each))  # not Path.exists: hidden is no error
     if not nearest.is_dir():
         return Finding(name, "fail", f"{path}: {nearest} is not a folder", other)
     if not os.access(nearest, os.W_OK | os.X_OK):
@@ -177,7 +177,7 @@ def folder(name: str, path: Path, other: str) -> Finding:
 
 def sockets(path: Path) -> list[Finding]:
     """The control socket's folder, and who listens there now."""
-    place = folder("control socket", path, "admin.socket in the config, or --socket, sets another one")
+    place = folder("control socket", path.parent, "admin.socket in the config, or --socket, sets another one")
     owner = _listener(path)
     if owner is None:
         return [place]

@@ -9,6 +9,7 @@ import os
 import pwd
 import re
 import shlex
+import stat
 from pathlib import Path
 from signal import Signals
 from typing import TYPE_CHECKING
@@ -103,18 +104,21 @@ def absolute_path(value: object, info: ValidationInfo) -> Path:
     """A relative path is relative to the config's folder."""
     path = value if isinstance(value, Path) else Path(text(value))
     if str(path).startswith("~"):
-        raise BadValueError(
-            '"~" is not expanded here', f"write {path.expanduser()}" if str(path).startswith("~/") else ""
-        )
+        raise BadValueError('"~" is not expanded here', "write the whole path")
     folder: Path = (info.context or {}).get("folder") or Path.cwd()
     return folder / path
 
 
 def folder_path(value: object, info: ValidationInfo) -> Path:
     path = absolute_path(value, info)
-    if not path.is_dir():
-        kind = "is not a folder" if path.exists() else "does not exist"
-        raise BadValueError(f"{path} {kind}", "a relative cwd starts at the config file's folder")
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError as error:
+        raise BadValueError(f"{path} does not exist", "a relative cwd starts at the config file's folder") from error
+    except OSError as error:
+        raise BadValueError(f"{path} cannot be used: {(error.strerror or str(error)).lower()}") from error
+    if not stat.S_ISDIR(mode):
+        raise BadValueError(f"{path} is not a folder")
     return path
 
 
@@ -212,7 +216,7 @@ def user(value: object) -> str:
         return word
     try:
         entry = pwd.getpwuid(int(word)) if word.isdecimal() else pwd.getpwnam(word)
-    except (KeyError, OverflowError):
+    except (KeyError, ValueError, OverflowError):
         meant = suggest(word, (entry.pw_name for entry in pwd.getpwall()))
         raise BadValueError(f'this machine has no user "{word}"', f'did you mean "{meant}"?' if meant else "") from None
     if os.geteuid() not in {0, entry.pw_uid}:

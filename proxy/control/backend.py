@@ -149,7 +149,12 @@ class Backend:
         """Count in who listens on our endpoint and was left to us, though it has covered its tracks: some daemons
         overwrite their environment to show a title.
         """
-        for pid in ownership.strangers(self.address, self.tree()):
+        try:
+            strangers = ownership.strangers(self.address, self.tree())
+        except OSError as error:  # no more descriptors, say: nothing may keep the others from being stopped
+            log.warning("cannot tell who listens", extra=facts(address=self.address, reason=error.strerror))
+            return
+        for pid in strangers:
             found = procfs.process(pid) if pid else None
             if found and found.ppid == os.getpid() and not reaper.is_awaited(found.id):
                 self._family.include([found.pid])
@@ -198,7 +203,8 @@ async def start(
 def adopt(record: Record, version: Version, *, state_dir: Path, ports: Ports) -> Backend | None:
     """Take over a backend that an earlier run of the proxy started; None when it is gone.
 
-    After an upgrade (an exec) it is still our child; after a crash it is not, and its exit status will not be known.
+    After an upgrade (an exec) it is still our child, and has to be taken over before the reaper runs; after a crash
+    it is not, and its exit status will not be known.
     """
     if not procfs.is_running(record.identity):
         return None

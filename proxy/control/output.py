@@ -8,6 +8,7 @@ not know. What it prints between the last byte copied and the truncation is lost
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import shutil
@@ -61,7 +62,9 @@ class LogFile:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
         self._start = os.fstat(descriptor).st_size
-        prune(self.path.parent)
+        # The lock belongs to what was opened, so the process has it as long as it keeps its stdout (flock(2)).
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        prune(self.path.parent.parent)
         return descriptor
 
     def tail(self, lines: int) -> tuple[str, ...]:
@@ -115,14 +118,16 @@ def rotate(file: Path, max_size: int = MAX_SIZE) -> bool:
     return True
 
 
-def prune(version_folder: Path, keep: int = KEEP_GENERATIONS) -> None:
-    """Remove the files of all but the newest `keep` generations of a version."""
-    generations = sorted({number[0] for file in _listed(version_folder) if (number := _number(file))})
-    old = set(generations[:-keep]) if keep else set(generations)
-    for file in _listed(version_folder):
-        number = _number(file)
-        if number and number[0] in old:
+def prune(service_folder: Path, keep: int = KEEP_GENERATIONS) -> None:
+    """Remove what all but the newest `keep` generations of a service printed; what still runs keeps its files."""
+    numbered = [(number, file) for file in service_folder.glob("*/*") if (number := _number(file))]
+    newest = sorted({number[0] for number, _ in numbered})[-keep:]
+    for number, file in numbered:
+        if number[0] not in newest and not _in_use(file.with_name(f"{number[0]}.{number[1]}.log")):
             file.unlink(missing_ok=True)
+    for folder_ in service_folder.iterdir():
+        with contextlib.suppress(OSError):  # not empty, and that is most of them
+            folder_.rmdir()
 
 
 async def keep_rotated(state_dir: Path, max_size: int = MAX_SIZE, every: float = _LOOK_EVERY) -> None:
@@ -152,6 +157,18 @@ def _listed(version_folder: Path) -> list[Path]:
         return list(version_folder.iterdir())
     except FileNotFoundError:
         return []
+
+
+def _in_use(file: Path) -> bool:
+    """Whether a process still holds the lock that `LogFile.open` took for it."""
+    try:
+        with file.open("rb") as source:
+            fcntl.flock(source, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 def _number(file: Path) -> tuple[int, int, int] | None:

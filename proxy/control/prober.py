@@ -22,6 +22,8 @@ FIRST_PACE = 0.05  # seconds between the first checks of a start
 PACE_FACTOR = 1.5
 OUTPUT_LINES = 20
 
+_FORWARDED = 'if a container runtime (docker run -p, podman) forwards it, set `health.owner = "any"`'
+
 Result = Literal["ok", "failed"]
 OnCheck = Callable[[Result], None]
 OnChange = Callable[[bool, str], None]
@@ -89,6 +91,7 @@ class _Start:
         self._probe = probe
         self._failed = 0
         self._last = ""
+        self._hint = ""
 
     async def run(self) -> None:
         """Return when it is healthy."""
@@ -102,6 +105,7 @@ class _Start:
                 # A command may be content before anything listens; the other checks have spoken to someone.
                 owned = not reason or self._health.type == "command"
                 result = CheckResult(healthy=owned, reason=reason)
+                self._hint = "" if owned else _FORWARDED
             self._count(result)
             verdict.record(ok=result.healthy)
             if verdict.healthy:
@@ -137,7 +141,7 @@ class _Start:
             placeholder = "{socket}" if subject.address.is_unix else "{port}"
             message += f"; nothing listens on {subject.address}; the process listens on {addresses}"
             return StartError(message, hint=f"does it use {placeholder}? The command has to pass it on")
-        return StartError(message, hint="`health.start_timeout` gives it more time" if not elsewhere else "")
+        return StartError(message, hint=self._hint or "`health.start_timeout` gives it more time")
 
 
 def _exited(exit_: Exit) -> StartError:

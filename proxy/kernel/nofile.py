@@ -37,4 +37,5 @@ def restore_for(pid: int) -> None:
     """
     if _inherited is not None:
         _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (min(_inherited, hard), hard))
+        soft = _inherited if hard == resource.RLIM_INFINITY else min(_inherited, hard)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))

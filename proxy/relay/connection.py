@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 IDLE = 1.0  # seconds without a byte, after which closing a connection interrupts nothing
-LAST_WORDS = 10.0  # seconds without a byte that a side which was reset leaves its peer to read what it had sent before
+LAST_WORDS = 5.0  # seconds without a byte that a side which was reset leaves its peer to read what it had sent before
 RESET = struct.pack("ii", 1, 0)  # struct linger: with a time of 0, close sends RST and drops what is unsent
 NOTHING = memoryview(b"")
 

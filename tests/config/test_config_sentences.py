@@ -59,3 +59,10 @@ def test_a_service_may_be_called_name(problems_of: ProblemsOf) -> None:
     (problem,) = problems_of("services.name = 3")
 
     assert problem.key == "services.name"
+
+
+def test_a_list_has_its_limit(problems_of: ProblemsOf, minimal: str) -> None:
+    addresses = [f"10.0.0.1:{port}" for port in range(1, 1002)]
+    (problem,) = problems_of(minimal.replace('command = "./app --port {port}"', f"address = {addresses}"))
+
+    assert problem.message == "has more than 1000 items"

@@ -3,11 +3,13 @@
 import os
 import pwd
 from collections.abc import Callable
+from pathlib import Path
 from signal import Signals
 
 import pytest
+from pydantic import ValidationError
 
-from proxy.config import values
+from proxy.config import Version, values
 from proxy.config.values import BadValueError
 from proxy.core.address import Address
 
@@ -114,6 +116,12 @@ def test_a_user_has_to_exist_and_needs_root(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(os, "geteuid", lambda: nobody.pw_uid)
     assert values.user("nobody") == "nobody"
     assert "only root" in str(refusal(values.user, root.pw_name))
+
+
+@pytest.mark.parametrize("cwd", ["x" * 300, "/dev/null/x", "no/such/folder", "~", "~nobody/x"])
+def test_a_folder_that_cannot_be_entered_is_a_mistake_and_not_a_crash(cwd: str) -> None:
+    with pytest.raises(ValidationError):
+        Version(name="v1", command=("./app",), cwd=Path(cwd))
 
 
 def test_a_variable_needs_a_name_that_programs_can_read() -> None:

@@ -114,14 +114,33 @@ def test_files_are_listed_oldest_first_with_generations_as_numbers(tmp_path: Pat
     assert output.files(tmp_path / "missing") == []
 
 
-def test_only_the_newest_generations_keep_their_output(tmp_path: Path) -> None:
+def test_only_the_newest_generations_of_a_service_keep_their_output(tmp_path: Path) -> None:
     for generation in range(1, 13):
-        printed(tmp_path / f"{generation}.0.log", "x")
-        (tmp_path / f"{generation}.1.log.1").touch()
-    (tmp_path / "notes.txt").touch()
-    generations = {file.name.split(".")[0] for file in output.files(tmp_path)}
-    assert generations == {str(generation) for generation in range(3, 13)}
-    assert (tmp_path / "notes.txt").exists()
+        folder = tmp_path / f"commit-{generation // 2}"
+        printed(folder / f"{generation}.0.log", "x")
+        (folder / f"{generation}.1.log.1").touch()
+    kept = {file.name.split(".")[0] for folder in tmp_path.iterdir() for file in output.files(folder)}
+    assert kept == {str(generation) for generation in range(3, 13)}
+    assert not (tmp_path / "commit-0").exists()
+
+
+def test_a_backend_that_still_runs_keeps_its_output_however_many_came_after_it(tmp_path: Path) -> None:
+    running = LogFile(tmp_path / "v1" / "1.0.log")
+    descriptor = running.open()
+    (tmp_path / "v1" / "1.0.log.1").touch()
+    for generation in range(2, 20):
+        printed(tmp_path / "v2" / f"{generation}.0.log", "x")
+    assert [file.name for file in output.files(tmp_path / "v1")] == ["1.0.log.1", "1.0.log"]
+    os.close(descriptor)
+    output.prune(tmp_path)
+    assert not (tmp_path / "v1").exists()
+
+
+def test_files_of_other_people_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "v1").mkdir()
+    (tmp_path / "v1" / "notes.txt").touch()
+    output.prune(tmp_path)
+    assert (tmp_path / "v1" / "notes.txt").exists()
 
 
 async def test_every_file_that_grows_too_big_is_rotated_in_time(

@@ -48,8 +48,10 @@ def eventually(condition: Callable[[], Any], *, within: float = PATIENCE, what: 
 class Proxy:
     """`proxyctl run` on a config in `folder`; use as a context manager: nothing is left when it ends."""
 
-    def __init__(self, folder: Path, config: str, *, wait: bool = True) -> None:
+    def __init__(self, folder: Path, config: str, *, wait: bool = True, admin: str = "") -> None:
+        """`config` without state_dir and [admin], of which `admin` has more keys; `wait` until it is ready."""
         self._wait = wait
+        self._admin = admin
         self.folder = folder
         self.config = folder / "proxy.toml"
         self.state_dir = folder / "state"
@@ -61,7 +63,7 @@ class Proxy:
     def write(self, config: str) -> None:
         """(Over)write the config; state_dir and the control socket are put in front."""
         head = f'state_dir = "{self.state_dir}"\n'
-        tail = f'\n[admin]\nsocket = "{self.socket}"\n'
+        tail = f'\n[admin]\nsocket = "{self.socket}"\n{self._admin}\n'
         self.config.write_text(head + config + tail)
 
     def __enter__(self) -> Self:

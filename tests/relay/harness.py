@@ -15,17 +15,20 @@ import struct
 import subprocess
 import sys
 import time
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from proxy import wire
 from proxy.core.address import Address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
+
+T = TypeVar("T")
+S = TypeVar("S", bound="socket.socket | Listener")
 
 PATIENCE = 20.0  # seconds; nothing waits this long when all is well
+QUIET = 0.3  # seconds in which what must not happen would have happened
 RESET = struct.pack("ii", 1, 0)
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -116,8 +119,13 @@ class Control:
         self._sock.close()
 
 
-def eventually[T](look: Callable[[], T | None]) -> T:
-    raise NotImplementedError
+def eventually(look: Callable[[], T | None]) -> T:
+    """Return what `look` finds, once it does: for another process's doing, seen from outside."""
+    deadline = time.monotonic() + PATIENCE
+    while (found := look()) is None:
+        assert time.monotonic() < deadline, f"not within {PATIENCE} s: {look}"
+        time.sleep(0.01)
+    return found
 
 
 class Listener:
@@ -152,3 +160,192 @@ def connect(address: str, *, receive_buffer: int = 0) -> socket.socket:
     sock.settimeout(PATIENCE)
     sock.connect(wanted.sockaddr)
     return sock
+
+
+# What a peer does
+
+
+def read(sock: socket.socket, size: int) -> bytes:
+    """Read exactly so many bytes."""
+    data = bytearray()
+    while len(data) < size:
+        chunk = sock.recv(min(1 << 20, size - len(data)))
+        assert chunk, f"the stream ended after {len(data)} of {size} bytes"
+        data += chunk
+    return bytes(data)
+
+
+def read_to_end(sock: socket.socket) -> bytes:
+    """Read until FIN; a reset raises ConnectionResetError."""
+    data = bytearray()
+    while chunk := sock.recv(1 << 20):
+        data += chunk
+    return bytes(data)
+
+
+def reset(sock: socket.socket) -> None:
+    """Close with RST."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    sock.close()
+
+
+def is_quiet(sock: socket.socket, *, events: int = select.POLLIN) -> bool:
+    """Whether nothing of that kind happens for a while."""
+    poll = select.poll()
+    poll.register(sock, events)
+    return not poll.poll(QUIET * 1000)
+
+
+def was_reset(sock: socket.socket) -> bool:
+    """Wait for the end of the stream; return whether that was RST rather than FIN."""
+    try:
+        read_to_end(sock)
+    except ConnectionResetError:
+        return True
+    return False
+
+
+def fill(sock: socket.socket, *, limit: int = 256 << 20) -> int:
+    """Send zeros until the peer's slowness is felt: until there has been no room for a while. Return how many."""
+    chunk, total = bytes(1 << 16), 0
+    sock.setblocking(False)
+    while total < limit:
+        try:
+            total += sock.send(chunk)
+        except BlockingIOError:
+            if is_quiet(sock, events=select.POLLOUT):
+                break
+    sock.settimeout(PATIENCE)
+    return total
+
+
+class WorkerProcess:
+    """`python -P -m proxy.relay`, with the test as its control. Nothing is left of it when the context ends."""
+
+    def __init__(self, folder: Path, *, descriptors: int | None = None) -> None:
+        self.path = folder / "worker.sock"
+        self.log = folder / "worker.log"
+        self._descriptors = descriptors
+
+    def __enter__(self) -> Self:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door, self.log.open("wb") as log:
+            door.bind(str(self.path))
+            door.listen(8)
+            limit = self._descriptors
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "proxy.relay", "--fd", str(door.fileno()), "--log-format", "text"],
+                pass_fds=[door.fileno()],
+                stderr=log,
+                env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+                start_new_session=True,
+                preexec_fn=limit and (lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit // 2, limit))),  # noqa: PLW1509
+            )
+        self.control = Control(self.path)
+        assert self.control.hello() == wire.Hello(wire.VERSION, self.pid)
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self.control.close()
+        self.process.send_signal(signal.SIGCONT)
+        self.process.terminate()
+        try:
+            status = self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+        if kind is None:
+            assert status == 0
+            assert "error" not in self.logged(), self.logged()
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def logged(self) -> str:
+        return self.log.read_text()
+
+    def reconnect(self) -> Control:
+        """Leave, and come back as the next control."""
+        self.control.close()
+        self.control = Control(self.path)
+        self.control.hello()
+        return self.control
+
+    def cpu(self) -> float:
+        """Seconds of CPU used so far."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS
+
+    def cpu_share(self, seconds: float = 1.0) -> float:
+        """What part of a CPU it uses in so many seconds from now."""
+        before, start = self.cpu(), time.monotonic()
+        time.sleep(seconds)
+        return (self.cpu() - before) / (time.monotonic() - start)
+
+    def rss(self) -> int:
+        """Resident memory in bytes."""
+        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * resource.getpagesize()
+
+    def descriptors(self) -> int:
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def limit_descriptors(self, limit: int) -> None:
+        """Change the limit of the running process (prlimit(2))."""
+        _soft, hard = resource.prlimit(self.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(self.pid, resource.RLIMIT_NOFILE, (limit, hard))
+
+    def freeze(self) -> None:
+        """Stop the process, so that what happens meanwhile comes to it in one batch."""
+        self.process.send_signal(signal.SIGSTOP)
+        eventually(lambda: True if self._state() == "T" else None)
+
+    def thaw(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+    def _state(self) -> str:
+        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+class Service:
+    """A service called "web" in a worker: a public listener, and one backend that the test accepts from."""
+
+    def __init__(self, worker: WorkerProcess, folder: Path) -> None:
+        self.worker = worker
+        self.control = worker.control
+        self.folder = folder
+        self._open: list[socket.socket | Listener] = []
+        self.public = self.listener()
+        self.backend = self.listener()
+        self.control.listen("web", self.public)
+
+    def listener(self, kind: str = "ipv4", *, backlog: int = 4096) -> Listener:
+        """A new listening socket of a kind: ipv4, ipv6 or unix."""
+        path = self.folder / f"{len(self._open)}.sock"
+        address = {"ipv4": "127.0.0.1:0", "ipv6": "[::1]:0", "unix": f"unix:{path}"}[kind]
+        return self.keep(Listener(address, backlog=backlog))
+
+    def route(self, generation: int = 1, *backends: Listener, **policy: Any) -> dict[int, int]:
+        """Send new connections to these backends, by default to the first one."""
+        addresses = [backend.address for backend in backends or [self.backend]]
+        return self.control.route("web", generation, *addresses, **policy)
+
+    def hold(self, generation: int = 1, **policy: Any) -> dict[int, int]:
+        return self.route(generation, held=True, **policy)
+
+    def client(self, **options: Any) -> socket.socket:
+        """A client's connection to the public listener."""
+        return self.keep(connect(self.public.address, **options))
+
+    def pair(self, **options: Any) -> tuple[socket.socket, socket.socket]:
+        """A client, and the backend's end of its connection."""
+        client = self.client(**options)
+        return client, self.keep(self.backend.accept())
+
+    def keep(self, sock: S) -> S:
+        self._open.append(sock)
+        return sock
+
+    def close(self) -> None:
+        for sock in self._open:
+            sock.close()

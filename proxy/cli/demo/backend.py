@@ -23,7 +23,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(404, "there are / and /slow")
             return
         if self.path == "/slow":
-            self.log_message("a slow request: %s s", SLOW)
+            _log("a slow request begins")
             time.sleep(SLOW)
         version, generation = os.environ.get("PROXY_VERSION", "?"), os.environ.get("PROXY_GENERATION", "?")
         body = f"{version}, generation {generation}, pid {os.getpid()}\n".encode()
@@ -44,12 +44,16 @@ class Server(ThreadingTCPServer):
     request_queue_size = 128
 
 
+def _log(text: str) -> None:
+    print(text, flush=True)  # noqa: T201 - `proxyctl logs` shows it
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
     port = parser.parse_args().port
     with Server(("127.0.0.1", port), Handler) as server:
-        print(f"{os.environ.get('PROXY_VERSION', '?')} listens on port {port}", flush=True)
+        _log(f"listening on port {port}")
         server.serve_forever()
 
 

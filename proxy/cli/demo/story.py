@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
+import sys
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
 import trio
 
 from proxy.cli import complain
@@ -67,23 +71,29 @@ class Story:
         """Tell it all; returns the exit code."""
         self._say(f"a proxy serves v1 of a small web server on http://127.0.0.1:{self._scene.port}")
         self._say(f"{self._load.clients} clients begin: one short connection after another")
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._report, nursery.cancel_scope)
-            nursery.start_soon(self._send_requests, nursery.cancel_scope)
+        async with trio.open_nursery() as reports:
+            reports.start_soon(self._report)
+            await self._play()
+            reports.cancel_scope.cancel()
+        if not keep:
+            self._say(paint("$ proxyctl stop", "bold"))
+            await self._scene.stop(on_line=self._quote)
+        click.echo("\n".join(["", "Summary", *self._summary.lines()]))
+        if keep:
+            click.echo("\n".join(["", *_to_try(self._scene)]))
+        return 1 if self._summary.faults else 0
+
+    async def _play(self) -> None:
+        async with trio.open_nursery() as clients:
+            clients.start_soon(self._load.run)
             await trio.sleep(_SCENE)
-            nursery.start_soon(self._send_slow_request)
+            clients.start_soon(self._send_slow_request)
+            await trio.sleep(_SCENE / 3)
             await self._swap("v2")
             await trio.sleep(_SCENE)
             await self._swap("v1")
             await trio.sleep(_SCENE)
             self._load.stop()
-        if not keep:
-            self._say(paint("$ proxyctl stop", "bold"))
-            await self._scene.stop(on_line=self._quote)
-        print("\nSummary", *self._summary.lines(), sep="\n")
-        if keep:
-            print("", *_to_try(self._scene), sep="\n")
-        return 1 if self._summary.faults else 0
 
     async def _swap(self, version: str) -> None:
         self._say(paint(f"$ proxyctl swap {version}", "bold"))
@@ -108,12 +118,7 @@ class Story:
             self._summary.slow = answer
             self._say(f"the slow request is answered, by {answer.version}, after {took(answer.seconds)}")
 
-    async def _send_requests(self, everything: trio.CancelScope) -> None:
-        """Until the load is stopped; then the story is over."""
-        await self._load.run()
-        everything.cancel()
-
-    async def _report(self, _scope: trio.CancelScope) -> None:
+    async def _report(self) -> None:
         """Each second, which versions answered in it."""
         since = trio.current_time()
         while True:
@@ -129,11 +134,11 @@ class Story:
         self._say(paint(f"    {line}", "dim"))
 
     def _say(self, text: str) -> None:
-        print(f"{trio.current_time() - self._began:5.1f}s  {text}", flush=True)
+        click.echo(f"{trio.current_time() - self._began:5.1f}s  {text}")
 
 
 def _to_try(scene: Stage) -> list[str]:
-    proxyctl = f"proxyctl --socket {scene.socket}"
+    proxyctl = f"{_program()} --socket {scene.socket}"
     return [
         "The proxy goes on. To try:",
         f"  curl http://127.0.0.1:{scene.port}/",
@@ -146,3 +151,11 @@ def _to_try(scene: Stage) -> list[str]:
         "To end it, and remove its folder:",
         f"  {proxyctl} stop && rm -r {scene.folder}",
     ]
+
+
+def _program() -> str:
+    """What to type to get this program again."""
+    if shutil.which("proxyctl"):
+        return "proxyctl"
+    started = Path(sys.argv[0]).absolute()
+    return str(started) if started.name == "proxyctl" else f"{sys.executable} -m proxy.cli"

@@ -85,7 +85,7 @@ class Summary:
         result, phases = swap.result, swap.result["phases"]
         return (
             f"switch {took(phases['switch'])}, drain {took(phases['drain'])}; {result['forced']} connections cut, "
-            f"{self.late(swap)} answers of {result['from']} after it"
+            f"{self.late(swap)} late answers from {result['from']}"
         )
 
 

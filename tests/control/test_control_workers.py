@@ -1,0 +1,143 @@
+"""The pool with real worker processes, in front of a backend that the test plays."""
+
+import os
+import signal
+from contextlib import suppress
+from functools import partial
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy import wire
+from proxy.control import listeners, workers
+from proxy.control.events import Bus
+from proxy.control.workers import WorkerPool
+from proxy.core.address import Address
+
+
+@given(st.integers(1, 64), st.integers(1, 100_000))
+def test_the_shares_of_a_limit_add_up_to_it(count, total):
+    pool = WorkerPool(count, None, Bus(), "text")
+    shares = [pool._share(total, index) for index in range(count)]
+    assert sum(shares) == total
+    assert max(shares) - min(shares) <= 1
+
+
+@pytest.fixture
+async def pool(tmp_path, nursery):
+    pool = WorkerPool(2, tmp_path / "workers", Bus(), "text")
+    await nursery.start(pool.run)
+    yield pool
+    nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def listener():
+    with listeners.bind(Address(host="127.0.0.1", port=0)) as listener:
+        yield listener
+
+
+@pytest.fixture
+async def backend(nursery):
+    """Start a backend that greets with its name and then waits for the client; returns its endpoint."""
+
+    async def greet(name, stream):
+        async with stream:
+            await stream.send_all(name)
+            with suppress(trio.BrokenResourceError):  # the deadline resets it
+                await stream.receive_some(1)
+
+    async def start(name):
+        (sockets,) = await nursery.start(partial(trio.serve_tcp, partial(greet, name), 0, host="127.0.0.1"))
+        return wire.Endpoint(0, f"127.0.0.1:{sockets.socket.getsockname()[1]}")
+
+    return start
+
+
+def _set_when_complete(pool, event):
+    if len(pool.workers) == pool.count:
+        event.set()
+
+
+async def greeting(listener):
+    stream = await trio.open_tcp_stream(*listener.getsockname())
+    with trio.fail_after(10):
+        return stream, await stream.receive_some(100)
+
+
+async def test_a_switch_reaches_every_worker_and_a_drain_is_told_to_its_end(pool, listener, backend):
+    await pool.listen("web", {"a": listener})
+    await pool.route(wire.Route(0, "web", 1, (await backend(b"one"),)))
+    held = [await greeting(listener) for _ in range(5)]
+    assert {answer for _, answer in held} == {b"one"}
+    await pool.switch(wire.Route(0, "web", 2, (await backend(b"two"),)))
+    for _ in range(20):
+        stream, answer = await greeting(listener)
+        await stream.aclose()
+        assert answer == b"two"
+    assert pool.remaining("web", 1) == 5
+    progress = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pool.drained, "web", 1, progress.append)
+        for stream, _ in held:
+            await stream.aclose()
+    assert (progress[0], progress[-1]) == (5, 0)
+
+
+async def test_what_a_deadline_closes_is_counted(pool, listener, backend):
+    await pool.listen("web", {"a": listener})
+    await pool.route(wire.Route(0, "web", 1, (await backend(b"one"),)))
+    held = [await greeting(listener) for _ in range(3)]
+    await pool.switch(wire.Route(0, "web", 2))
+    assert await pool.close("web", 1) == 3
+    await pool.drained("web", 1, lambda left: None)
+    for stream, _ in held:
+        with pytest.raises(trio.BrokenResourceError):  # not a clean end: it was not the backend's
+            await stream.receive_some(1)
+        await stream.aclose()
+
+
+async def test_a_dead_worker_is_replaced_and_knows_what_the_others_know(pool, listener, backend):
+    await pool.listen("web", {"a": listener})
+    await pool.route(wire.Route(0, "web", 1, (await backend(b"one"),)))
+    for old in pool.workers:
+        replaced = trio.Event()
+        pool.on_change = partial(_set_when_complete, pool, replaced)
+        old.process.kill()
+        with trio.fail_after(20):
+            await replaced.wait()
+    assert pool.restarts == 2
+    stream, answer = await greeting(listener)
+    await stream.aclose()
+    assert answer == b"one"
+
+
+async def test_a_worker_that_hangs_cannot_hold_a_switch_up(pool, listener, backend, monkeypatch):
+    await pool.listen("web", {"a": listener})
+    await pool.route(wire.Route(0, "web", 1, (await backend(b"one"),)))
+    monkeypatch.setattr(workers.WorkerPool._answers, "__defaults__", (0.5,))
+    stuck = pool.workers[0]
+    os.kill(stuck.process.pid, signal.SIGSTOP)
+    with trio.fail_after(10):
+        await pool.switch(wire.Route(0, "web", 2, (await backend(b"two"),)))
+    assert stuck.process.returncode == -signal.SIGKILL
+    stream, answer = await greeting(listener)
+    await stream.aclose()
+    assert answer == b"two"
+
+
+async def test_counts_of_a_worker_that_died_are_kept(pool, listener, backend):
+    await pool.listen("web", {"a": listener})
+    await pool.route(wire.Route(0, "web", 1, (await backend(b"one"),)))
+    for _ in range(10):
+        stream, _ = await greeting(listener)
+        await stream.aclose()
+    await pool.refresh()
+    before = pool.traffic.of("web").generations[1].connections
+    for worker in pool.workers:
+        worker.process.kill()
+        await worker.process.wait()
+    await pool.refresh()
+    assert (before, pool.traffic.of("web").generations[1].connections) == (10, 10)
