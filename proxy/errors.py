@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from textwrap import indent
 from typing import ClassVar
 
@@ -108,13 +108,6 @@ class Problem:
         key = f"{self.key}: " if self.key else ""
         hint = "\n" + indent(self.hint, "    ") if self.hint else ""
         return f"{place}: {key}{self.message}{hint}"
-
-
-@dataclass
-class Problems:
-    """A list that config checks append to."""
-
-    found: list[Problem] = field(default_factory=list)
 
 
 class ConfigError(ProxyError):

@@ -40,6 +40,7 @@ VERBS = {
     "help": "Show the help of proxyctl or of a verb.",
 }
 
+_COMPLETION = "_PROXYCTL_COMPLETE"  # set by what `_PROXYCTL_COMPLETE=bash_source proxyctl` prints
 _INTERRUPTED = 130  # as a shell reports SIGINT
 _BROKEN_PIPE = 141  # as a shell reports SIGPIPE
 
@@ -96,7 +97,7 @@ def perform(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a name that the locale cannot show must not end it
     try:
-        code = group.main(arguments, prog_name="proxyctl", standalone_mode=False)
+        code = _perform(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
     except ProxyError as error:
         complain(error.message, error.hint)
@@ -105,6 +106,8 @@ def perform(arguments: Sequence[str] | None = None) -> int:
         command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "proxyctl"
         complain(error.format_message().rstrip("."), f"`{command} --help` shows how it is used")
         return error.exit_code
+    except click.exceptions.Exit as done:
+        return done.exit_code
     except (KeyboardInterrupt, click.Abort):
         return _INTERRUPTED
     except BrokenPipeError:
@@ -112,6 +115,16 @@ def perform(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _BROKEN_PIPE
     return code if isinstance(code, int) else 0
+
+
+def _perform(arguments: list[str]) -> object:
+    """What `group.main` does, but for its own way with errors: it would make 1 of a broken pipe."""
+    if wanted := os.environ.get(_COMPLETION):
+        from click.shell_completion import shell_complete  # noqa: PLC0415 - only when the shell asks
+
+        return shell_complete(group, {}, "proxyctl", _COMPLETION, wanted)
+    with group.make_context("proxyctl", arguments) as context:
+        return group.invoke(context)
 
 
 def complain(message: str, hint: str = "") -> None:

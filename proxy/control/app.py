@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from proxy import __version__
+from proxy.config.suggest import nearest
 from proxy.control import leftovers, lock, output, reaper
-from proxy.control.catalog import nearest_first
 from proxy.control.deps import Deps
 from proxy.control.events import Bus
 from proxy.control.history import History
@@ -276,7 +276,7 @@ class App:
 
     def _service(self, name: str) -> Service:
         if name not in self.services:
-            known = ", ".join(nearest_first(name, self.services))
+            known = ", ".join(nearest(name, self.services))
             raise UnknownServiceError(
                 f"there is no service {name}; there is {known}", hint="`proxyctl status` lists them"
             )

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from typing import TYPE_CHECKING
 
 from proxy.config import adhoc_version
+from proxy.config.suggest import nearest
 from proxy.errors import UnknownVersionError, UsageError
 from proxy.logs import facts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from proxy.config.settings import Service as Settings
     from proxy.config.settings import Version
     from proxy.control.state import ServiceRecord
@@ -43,7 +41,7 @@ class Catalog:
         if version is None:
             service = self.settings.name
             raise UnknownVersionError(
-                f"{service} has no version {name}; it has {', '.join(nearest_first(name, self.names))}",
+                f"{service} has no version {name}; it has {', '.join(nearest(name, self.names))}",
                 hint=f"add [services.{service}.versions.{name}] to the config and `proxyctl reload`, "
                 f'or give the command: `proxyctl swap {name} --command "…"`',
             )
@@ -84,8 +82,3 @@ class Catalog:
                 extra = facts(service=self.settings.name, version=name, reason=error.message)
                 log.warning("a remembered version can no longer be used", extra=extra)
         return found
-
-
-def nearest_first(name: str, known: Iterable[str]) -> list[str]:
-    """Order names by how much they look like `name`."""
-    return sorted(known, key=lambda other: -difflib.SequenceMatcher(None, name, other).ratio())

@@ -39,13 +39,14 @@ class Reload:
         """
         async with self._lock:
             app = self._app
-            new = await trio.to_thread.run_sync(config.load, app.settings.path)
+            examined = await trio.to_thread.run_sync(config.examine, app.settings.path)
+            new = examined.settings
             # The command line may have overridden the socket, and a running proxy cannot move it anyway.
             kept = {"state_dir": app.settings.state_dir, "workers": app.settings.workers, "admin": app.settings.admin}
             change = diff(app.settings, new)
             opened = _bind(change, new)
             app.settings = new.model_copy(update=kept)
-            warnings = [*change.warnings]
+            warnings = [*change.warnings, *map(str, examined.warnings)]
             for name in change.removed:
                 app.nursery.start_soon(app.remove_service, app.services[name])
             for service in change.changed:

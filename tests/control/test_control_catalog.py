@@ -2,7 +2,7 @@ import pytest
 
 from proxy.config import load
 from proxy.control import decision
-from proxy.control.catalog import Catalog, nearest_first
+from proxy.control.catalog import Catalog
 from proxy.control.state import ServiceRecord
 from proxy.errors import UnknownVersionError, UsageError
 
@@ -59,7 +59,3 @@ def test_a_file_that_cannot_be_read_says_nothing(tmp_path):
     assert decision.configured_active(tmp_path / "missing", "web") is None
     (tmp_path / "broken").write_text("[[[")
     assert decision.configured_active(tmp_path / "broken", "web") is None
-
-
-def test_a_misspelt_version_finds_its_neighbour_first():
-    assert nearest_first("v12", ["stable", "v1.2", "x"])[0] == "v1.2"

@@ -73,7 +73,7 @@ class Story:
         self._say(f"{self._load.clients} clients begin: one short connection after another")
         async with trio.open_nursery() as reports:
             reports.start_soon(self._report)
-            await self._play()
+            await self._act()
             reports.cancel_scope.cancel()
         if not keep:
             self._say(paint("$ proxyctl stop", "bold"))
@@ -83,7 +83,7 @@ class Story:
             click.echo("\n".join(["", *_to_try(self._scene)]))
         return 1 if self._summary.faults else 0
 
-    async def _play(self) -> None:
+    async def _act(self) -> None:
         async with trio.open_nursery() as clients:
             clients.start_soon(self._load.run)
             await trio.sleep(_SCENE)

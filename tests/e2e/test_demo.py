@@ -1,0 +1,91 @@
+"""`proxyctl demo` as a user runs it: it must work, tell the truth, and leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.e2e.harness import PATIENCE, eventually, fetch, processes_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+DEMO = (sys.executable, "-P", "-m", "proxy.cli", "demo")
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Path]:
+    """Where the demo makes its folder, its only place to write to; checks that nothing is left there or runs."""
+    yield tmp_path
+    with processes_of(str(tmp_path)) as running:
+        eventually(lambda: not running(), what=f"the end of {running()}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def start(home: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    """In an empty environment, so that whatever runs because of it can be told by the TMPDIR in its own."""
+    return subprocess.Popen(
+        [*DEMO, *arguments],
+        env={"PATH": os.defpath, "TMPDIR": str(home), **environment},
+        cwd=home,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_the_demo_succeeds_without_a_failed_request_and_leaves_nothing_behind(home: Path) -> None:
+    # Somebody's own proxy, which must not be touched: PROXYCTL_SOCKET would lead there.
+    with start(home, PROXYCTL_SOCKET="/nowhere/control.sock") as demo:
+        text = demo.communicate(timeout=60)[0]
+    assert demo.returncode == 0, text
+    assert re.search(r"requests +[\d,]+ sent, 0 failed", text), text
+    assert re.search(r"slow request +begun before the swap, answered by v1 after 5\.\d+s", text), text
+    assert re.search(r"v1 -> v2 +switch .*, drain 4\.\d+s; 0 connections cut, 0 late answers from v1", text), text
+    assert re.search(r"v2 -> v1 +switch .*; 0 connections cut, 0 late answers from v2", text), text
+    assert "\x1b" not in text, "colours where there is no terminal"
+
+
+def test_with_keep_the_proxy_goes_on_and_every_command_that_is_printed_works(home: Path) -> None:
+    with start(home, "--keep") as demo:
+        text = demo.communicate(timeout=60)[0]
+    assert demo.returncode == 0, text
+    try:
+        port = int(re.findall(r"curl http://127\.0\.0\.1:(\d+)/", text)[0])
+        assert fetch(port).startswith("v1,")
+        commands = re.findall(rf"^  ({re.escape(sys.executable)} -m proxy\.cli .*)$", text, re.MULTILINE)
+        assert len(commands) == 6
+        assert commands[-1].endswith(f" && rm -r {next(home.iterdir())}")
+        for command in commands[:-1]:
+            done = subprocess.run(shlex.split(command), capture_output=True, text=True, check=False, timeout=60)
+            assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        assert fetch(port).startswith("v3,")
+    finally:
+        subprocess.run(commands[-1], shell=True, check=True, stdout=subprocess.DEVNULL, timeout=60)
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_demo_leaves_nothing_behind(home: Path, number: signal.Signals) -> None:
+    with start(home) as demo:
+        assert demo.stdout
+        seen = ""
+        while "$ proxyctl swap v2" not in seen:
+            line = demo.stdout.readline()
+            assert line, seen
+            seen += line
+        demo.send_signal(number)
+        demo.send_signal(number)  # an impatient user's second Ctrl-C must not interrupt the cleaning up
+        rest = demo.communicate(timeout=PATIENCE)[0]
+    assert demo.returncode == 128 + number, seen + rest
+    assert "the proxy and all that it ran are gone" in rest
