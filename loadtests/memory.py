@@ -22,7 +22,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from machine import conditions, family, free_port, rss_bytes, running
+from machine import conditions, family, free_port, rss_bytes
+from ours import PROXYCTL, proxy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,8 +38,9 @@ def main() -> int:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="proxyctl-memory-")))
         backend, arrived = stack.enter_context(_backend())
-        port, control = free_port(), folder / "control.sock"
-        pid = stack.enter_context(_proxy(folder, port, backend, options.workers))
+        port = free_port()
+        ours = proxy(folder, port, backend, workers=options.workers, health="none")
+        pid, control = stack.enter_context(ours)
         workers = family(pid) - {pid}
         idle = _rss(workers)
         print(f"control process:            {rss_bytes(pid) / _MIB:7.1f} MiB")
@@ -94,24 +96,6 @@ def _backend() -> Iterator[tuple[int, list[socket.socket]]]:
 
 
 @contextmanager
-def _proxy(folder: Path, port: int, backend: int, workers: int) -> Iterator[int]:
-    config = folder / "proxy.toml"
-    config.write_text(
-        f'state_dir = "{folder}/state"\nworkers = {workers}\n[admin]\nsocket = "{folder}/control.sock"\n'
-        f'[services.idle]\nlisten = "127.0.0.1:{port}"\nactive = "v1"\n'
-        f'[services.idle.health]\ntype = "none"\n[services.idle.versions.v1]\naddress = "127.0.0.1:{backend}"\n'
-    )
-    command = [sys.executable, "-P", "-m", "proxy.cli", "run", str(config)]
-    with running(command, log=folder / "log", ready=lambda: _relays(port)) as pid:
-        yield pid
-
-
-def _relays(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-@contextmanager
 def _opened(port: int, count: int, arrived: list[socket.socket]) -> Iterator[None]:
     """Open connections that say nothing, and wait until all of them have reached the backend."""
     target = len(arrived) + count
@@ -130,7 +114,7 @@ def _rss(pids: set[int]) -> int:
 def _status_cpu(control: Path) -> float:
     """User and system seconds of one `proxyctl status`, Python's own start included."""
     before = os.times()
-    command = [sys.executable, "-P", "-m", "proxy.cli", "status", "--socket", str(control)]
+    command = [*PROXYCTL, "--socket", str(control), "status"]
     subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
     after = os.times()
     return (after.children_user - before.children_user) + (after.children_system - before.children_system)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from machine import answers, family, find, free_port, running
+from ours import proxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -76,14 +76,7 @@ def _ours(workers: int) -> Callable[[Path, int], AbstractContextManager[Peer]]:
     @contextmanager
     def start(folder: Path, backend_port: int) -> Iterator[Peer]:
         port = free_port()
-        config = folder / "proxy.toml"
-        config.write_text(
-            f'state_dir = "{folder}/state"\nworkers = {workers}\n[admin]\nsocket = "{folder}/control.sock"\n'
-            f'[services.web]\nlisten = "127.0.0.1:{port}"\nactive = "v1"\n'
-            f'[services.web.versions.v1]\naddress = "127.0.0.1:{backend_port}"\n'
-        )
-        command = [sys.executable, "-P", "-m", "proxy.main", "--config", str(config)]
-        with running(command, log=folder / "log", ready=lambda: answers(port)) as pid:
+        with proxy(folder, port, backend_port, workers=workers, health="tcp") as (pid, _):
             yield Peer(f"proxyctl, {workers}", port, frozenset(family(pid)))
 
     return start

@@ -180,10 +180,10 @@ class FakeControl:
         chosen = [entry for entry in self.entries if service in {None, entry["service"]}]
         return chosen[-limit:] if limit else []
 
-    def output_files(self, service: str, version: str) -> Sequence[Path]:  # noqa: ARG002
+    def output_files(self, service: str, version: str) -> Sequence[Path]:
         return self.files or sorted(self.folder.glob("*.log*"))
 
-    def output_directory(self, service: str, version: str) -> Path:  # noqa: ARG002
+    def output_directory(self, service: str, version: str) -> Path:
         if service not in self.state["services"]:
             raise UnknownServiceError(f"there is no service {service}", hint="there is web")
         return self.folder

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import pwd
 import socket
 import struct
-from http.client import HTTPConnection, HTTPException, HTTPResponse
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from proxy.cli.http import Answer, ask
 from proxy.cli.where import ROOTS, Where
 from proxy.errors import ConfigError, NotRunningError, Problem, ProxyError, StartError, UsageError
 from proxy.kernel.unixpath import reachable
@@ -51,99 +51,67 @@ class Client:
 
     def pieces(self, path: str) -> Iterator[bytes]:
         """The body of a long answer, as it comes. Raises NotRunningError if it is cut off."""
-        connection = _Connection(self.where, PATIENCE)
-        try:
-            response = self._response(connection, "GET", path)
-            if response.status != 200:
-                _raise(response.status, response.read())
-            connection.settimeout(None)
-            while piece := response.read1(65536):
-                yield piece
-        except (OSError, HTTPException) as error:
-            raise self._gone(error) from error
-        finally:
-            connection.close()
+        with self._connect() as stream:
+            try:
+                with ask(stream, "GET", path) as answer:
+                    _check(answer)
+                    yield from answer.pieces()
+            except OSError as error:
+                raise self._gone(error) from error
 
-    def open_stream(self, path: str) -> tuple[socket.socket, HTTPResponse]:
-        """Begin an answer that does not end by itself. HTTP/1.0 has no chunks: what is read is the content."""
-        stream = _connect(self.where, PATIENCE)
-        try:
-            stream.sendall(f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
-            response = HTTPResponse(stream, method="GET")
-            response.begin()
-            if response.status != 200:
-                _raise(response.status, response.read())
-        except (OSError, HTTPException) as error:
-            stream.close()
-            raise self._gone(error) from error
-        except BaseException:
-            stream.close()
-            raise
-        return stream, response
+    def open_stream(self, path: str) -> tuple[socket.socket, Answer]:
+        """Begin an answer that does not end by itself; what is read from the socket after it is the content."""
+        with contextlib.ExitStack() as on_error:
+            stream = on_error.enter_context(self._connect())
+            try:
+                answer = on_error.enter_context(ask(stream, "GET", path, version="1.0"))
+                _check(answer)
+            except OSError as error:
+                raise self._gone(error) from error
+            on_error.pop_all()
+            return stream, answer
 
     def pid(self) -> int:
         """The process that listens, as this pid namespace numbers it (SO_PEERCRED, unix(7)); 0 if it is not in it."""
-        with _connect(self.where, PATIENCE) as stream:
+        with self._connect() as stream:
             credentials = stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
         return int(struct.unpack("3i", credentials)[0])
 
     def _ask(self, method: str, path: str, body: Json | None = None) -> Any:
-        connection = _Connection(self.where, PATIENCE)
+        content = None if body is None else json.dumps(body).encode()
+        with self._connect() as stream:
+            try:
+                with ask(stream, method, path, content) as answer:
+                    _check(answer)
+                    return json.loads(answer.read())
+            except OSError as error:
+                raise self._gone(error) from error
+
+    def _connect(self) -> socket.socket:
+        stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        stream.settimeout(PATIENCE)
         try:
-            response = self._response(connection, method, path, body)
-            content = response.read()
-        except (OSError, HTTPException) as error:
-            raise self._gone(error) from error
-        finally:
-            connection.close()
-        if response.status >= 400:
-            _raise(response.status, content)
-        return json.loads(content)
+            with reachable(self.where.socket) as name:
+                stream.connect(name)
+        except OSError as error:
+            stream.close()
+            raise _not_running(self.where, error) from error
+        return stream
 
-    def _response(self, connection: HTTPConnection, method: str, path: str, body: Json | None = None) -> HTTPResponse:
-        content = None if body is None else json.dumps(body)
-        headers = {} if body is None else {"Content-Type": "application/json"}
-        connection.request(method, path, content, headers)
-        return connection.getresponse()
-
-    def _gone(self, error: OSError | HTTPException) -> NotRunningError:
+    def _gone(self, error: OSError) -> NotRunningError:
         if isinstance(error, TimeoutError):
             return NotRunningError(
                 f"the proxy on {self.where.socket} did not answer within {PATIENCE:g} seconds",
                 hint="its log may say why; connections go on meanwhile",
             )
-        return NotRunningError(f"the proxy on {self.where.socket} went away before it had answered: {error!r}")
-
-
-class _Connection(HTTPConnection):
-    def __init__(self, where: Where, timeout: float) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self._where = where
-        self._patience = timeout
-
-    def connect(self) -> None:
-        self.sock = _connect(self._where, self._patience)
-
-    def settimeout(self, seconds: float | None) -> None:
-        if self.sock:
-            self.sock.settimeout(seconds)
+        return NotRunningError(
+            f"the proxy on {self.where.socket} went away before it had answered ({error.strerror or error})"
+        )
 
 
 def path_of(*parts: str) -> str:
     """A path of the API: `path_of("services", "web", "swap")`."""
     return "/v1/" + "/".join(quote(part, safe="") for part in parts)
-
-
-def _connect(where: Where, timeout: float) -> socket.socket:
-    stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    stream.settimeout(timeout)
-    try:
-        with reachable(where.socket) as name:
-            stream.connect(name)
-    except OSError as error:
-        stream.close()
-        raise _not_running(where, error) from error
-    return stream
 
 
 def _not_running(where: Where, error: OSError) -> NotRunningError:
@@ -166,6 +134,8 @@ def _owner(path: Path) -> str:
             uid = each.stat().st_uid
         except OSError:
             continue
+        import pwd  # noqa: PLC0415 - only for this error
+
         try:
             return pwd.getpwuid(uid).pw_name
         except KeyError:
@@ -173,8 +143,12 @@ def _owner(path: Path) -> str:
     return "another user"
 
 
-def _raise(status: int, content: bytes) -> None:
-    """Raise the error that the proxy answered with."""
+def _check(answer: Answer) -> None:
+    """Raise the error that the proxy answered with, if it is one."""
+    status = answer.status
+    if status < 400:
+        return
+    content = answer.read()
     try:
         error = json.loads(content)["error"]
         code, message, hint = error["code"], error["message"], error["hint"]

@@ -45,7 +45,7 @@ class Events:
         self._open()
 
     def _open(self) -> None:
-        self._socket, self._response = self._client.open_stream("/v1/events")
+        self._socket, self._answer = self._client.open_stream("/v1/events")
         self._socket.setblocking(False)
         self._parser = Parser()
         self._poll = select.poll()
@@ -63,14 +63,14 @@ class Events:
         """The next events, as soon as there are any; an empty list after `seconds`. Raises StreamEndedError."""
         if self._early:  # what came along with the head of the answer is in the buffer already
             self._early = False
-            if content := self._response.fp.read1(65536):
+            if content := self._answer.early():
                 return self._parser.feed(content)
         if not self._poll.poll(seconds * 1000):
             if time.monotonic() - self._heard > SILENCE:
                 raise StreamEndedError
             return []
         try:
-            content = self._response.fp.read1(65536)
+            content = self._socket.recv(65536)
         except OSError as error:
             raise StreamEndedError from error
         if not content:
@@ -79,7 +79,7 @@ class Events:
         return self._parser.feed(content)
 
     def close(self) -> None:
-        self._response.close()
+        self._answer.close()
         self._socket.close()
 
     def __enter__(self) -> Self:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import click
 
@@ -47,8 +48,6 @@ def command(client: Client, service: str | None, limit: int, *, as_json: bool) -
 
     DRAINED connections of the old generation finished by themselves, FORCED ones were closed at the deadline.
     """
-    from urllib.parse import quote  # noqa: PLC0415 - http.client has it loaded by then
-
     query = f"limit={limit}" + (f"&service={quote(service, safe='')}" if service else "")
     answer = client.get(f"/v1/history?{query}")
     if as_json:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from typing import IO, TYPE_CHECKING, Self
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from proxy.cli.progress import PHASES, Drain, Phase, Progress
-from proxy.cli.terminal import took
+from proxy.cli.terminal import age, took
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -45,15 +45,13 @@ class Screen:
         self._live.stop()
 
 
-def draw(progress: Progress, now: float, *, ascii_only: bool = False) -> Table:
+def draw(progress: Progress, now: float, *, ascii_only: bool = False) -> Group:
     """The whole picture at the Unix time `now`."""
     grid = Table.grid(padding=(0, 1))
     grid.add_column(no_wrap=True)
     grid.add_column(no_wrap=True)
     grid.add_column(justify="right", no_wrap=True)
     grid.add_column(no_wrap=True)
-    grid.title = Text(progress.headline(), style="bold")
-    grid.title_justify = "left"
     for name in PHASES:
         phase = progress.phases.get(name)
         if phase or name != "bake":  # most services have none
@@ -63,7 +61,7 @@ def draw(progress: Progress, now: float, *, ascii_only: bool = False) -> Table:
                 _time(phase, now),
                 _remark(name, phase, progress.drain, now),
             )
-    return grid
+    return Group(Text(progress.headline(), style="bold"), grid)
 
 
 def _mark(phase: Phase | None, progress: Progress, *, ascii_only: bool) -> Text:
@@ -87,8 +85,7 @@ def _remark(name: str, phase: Phase | None, drain: Drain | None, now: float) -> 
         return Text("")
     if phase.seconds is not None:
         return Text(f"{drain.initial - drain.forced} finished, {drain.forced} closed at the deadline", style="dim")
-    left = max(0.0, drain.deadline - now)
     row = Table.grid(padding=(0, 1))
     bar = ProgressBar(total=max(1, drain.initial), completed=drain.initial - drain.remaining, width=20)
-    row.add_row(bar, Text(f"{drain.remaining} of {drain.initial} open, closed in {took(left)}"))
+    row.add_row(bar, Text(f"{drain.remaining} of {drain.initial} open, closed in {age(drain.deadline - now)}"))
     return row

@@ -51,11 +51,10 @@ def command(client: Client, version: str, service: str | None, *, follow: bool, 
 
 
 def _followed(client: Client, path: str) -> Iterator[bytes]:
-    stream, response = client.open_stream(path)
-    with stream, response:
+    stream, answer = client.open_stream(path)
+    with stream, answer:
         stream.settimeout(None)
-        while piece := response.read1(65536):
-            yield piece
+        yield from answer.pieces()
     raise NotRunningError("the proxy ended the log stream", hint="it has stopped, or this end has not read for long")
 
 

@@ -166,7 +166,9 @@ def first_process(name: str) -> Finding:
 
 def folder(name: str, path: Path, other: str) -> Finding:
     """Whether files can be made in the folder, or the folder itself where it does not exist yet."""
-    nearest = next(each for each in (path, *path.parents) if os.path.exists(each))  # not Path.exists: hidden is no error
+    nearest = next(
+        each for each in (path, *path.parents) if os.path.exists(each)
+    )  # not Path.exists: hidden is no error
     if not nearest.is_dir():
         return Finding(name, "fail", f"{path}: {nearest} is not a folder", other)
     if not os.access(nearest, os.W_OK | os.X_OK):

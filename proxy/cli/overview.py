@@ -95,7 +95,7 @@ def _generation(generation: Json, now: float) -> list[str | Cell]:
         age(now - generation["since"]),
     ]
     if drain := generation["drain"]:
-        left = took(max(0, round(drain["deadline"] - now)))
+        left = age(drain["deadline"] - now)
         row.append(Cell(f"{drain['remaining']} of {drain['initial']} left to drain, closed in {left}", "yellow"))
     return row
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -87,6 +86,8 @@ def _draw(status: Json, *, live: bool, as_json: bool) -> None:
         _show(status, as_json=as_json)
         sys.stdout.write("" if as_json else "\n")
     else:
+        import shutil  # noqa: PLC0415 - only to watch
+
         size = shutil.get_terminal_size()
         lines = overview(status, now=time.time(), width=size.columns)[: size.lines - 1]
         # Home, each line with the rest of what stood there erased, then everything below: no flicker.

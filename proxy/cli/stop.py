@@ -13,8 +13,8 @@ import click
 
 from proxy.cli import complain
 from proxy.cli.options import examples, talks
-from proxy.cli.terminal import is_live, plural, took
-from proxy.errors import NotRunningError
+from proxy.cli.terminal import age, is_live, plural
+from proxy.errors import NotRunningError, ProxyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -86,7 +86,7 @@ def _tell(client: Client, told: str) -> str:
     """Show what is still open, if that has changed; return what was shown."""
     try:
         text = remaining(client.get("/v1/status"), time.time())
-    except NotRunningError:  # the API ends a moment before the process
+    except ProxyError:  # the API ends a moment before the process
         return told
     if text != told:
         live = is_live(sys.stdout)
@@ -99,5 +99,5 @@ def remaining(status: Json, now: float) -> str:
     generations = [each for service in status["services"].values() for each in service["generations"]]
     count = sum(each["connections"] for each in generations)
     deadlines = [each["drain"]["deadline"] for each in generations if each["drain"]]
-    limit = f", closed in {took(max(0, round(max(deadlines) - now)))} at the latest" if deadlines and count else ""
+    limit = f", closed in {age(max(deadlines) - now)} at the latest" if deadlines and count else ""
     return f"stopping: {plural(count, 'connection')} open{limit}"

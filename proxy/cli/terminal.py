@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from typing import IO
 
@@ -17,7 +16,11 @@ def is_live(stream: IO[str]) -> bool:
 
 def width() -> int | None:
     """Columns of the terminal that standard output is; None when it is something else, where nothing is cut."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    if not sys.stdout.isatty():
+        return None
+    import shutil  # noqa: PLC0415 - archives and all; not for a pipe
+
+    return shutil.get_terminal_size().columns
 
 
 def paint(text: str, color: str) -> str:

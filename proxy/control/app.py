@@ -56,7 +56,7 @@ class App:
         self.began = time.time()
         state_dir = settings.state_dir
         bus, metrics = Bus(), Metrics(self._sample)
-        pool = WorkerPool(settings.workers or len(os.sched_getaffinity(0)), state_dir / "workers", bus, log_format)
+        pool = WorkerPool(settings.workers or len(os.sched_getaffinity(0)), state_dir, bus, log_format)
         self.deps = Deps(
             config_path=settings.path,
             state_dir=state_dir,
@@ -77,7 +77,7 @@ class App:
         with lock.hold(self.settings.state_dir):
             self.deps.state.load()
             self.deps.history.load()
-            await leftovers.stop(self.deps.state.state)
+            await leftovers.stop(self.deps.state.state, self.settings.state_dir)
             async with trio.open_nursery() as nursery:
                 self.nursery = nursery
                 await nursery.start(self._obey_signals)

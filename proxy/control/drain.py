@@ -50,6 +50,10 @@ class Departure:
     def release(self) -> None:
         self._released.set()
 
+    def cool(self) -> None:
+        """Nobody will roll back to it any more: it is not kept warm."""
+        self._warmth.cancel()
+
     def revive(self) -> bool:
         """Keep the generation after all, if it can still serve; its connections never noticed."""
         if self.over.is_set() and self.generation.state != "warm":
@@ -65,7 +69,7 @@ class Departure:
         """Let the deadline be now."""
         self._limit = 0
         self._deadline.deadline = trio.current_time()
-        self._warmth.cancel()
+        self.cool()
         self._released.set()
 
     async def run(self) -> None:

@@ -13,6 +13,8 @@ from proxy.kernel import pidfd, procfs
 from proxy.logs import facts
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from proxy.control.state import State
 
 log = logging.getLogger(__name__)
@@ -20,8 +22,11 @@ log = logging.getLogger(__name__)
 _STOP_TIMEOUT = 5.0
 
 
-async def stop(state: State) -> None:
-    """Stop the workers and backends of an earlier run, and forget them. Nothing of another process is touched."""
+async def stop(state: State, state_dir: Path) -> None:
+    """Stop the workers and backends of an earlier run, and forget them. Nothing of another process is touched.
+
+    Those on record first; then what the earlier run had no time to record, by the mark that all it started bears.
+    """
     if state.boot == procfs.boot_id():
         workers = [procfs.ProcessId(worker.pid, worker.start_time) for worker in state.workers]
         running = [worker for worker in workers if procfs.is_running(worker)]
@@ -40,6 +45,7 @@ async def stop(state: State) -> None:
             nursery.start_soon(pidfd.wait_gone, running)
             for record in backends:
                 nursery.start_soon(backend.stop_leftover, record, signal.SIGTERM, _STOP_TIMEOUT)
+        await backend.stop_unrecorded(state_dir, signal.SIGTERM, _STOP_TIMEOUT)
     state.boot = procfs.boot_id()
     state.workers = []
     for service in state.services.values():

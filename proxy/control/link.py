@@ -44,7 +44,7 @@ class _Outgoing:
 class Link:
     """Requests are sent and answered in order; posting one never waits.
 
-    `on_message` is called for what the worker says that is not an answer (Hello, Remaining, Counts). It and the `on_ack`
+    `on_message` is called for what is not an answer (Hello, Remaining, Counts). It and the `on_ack`
     of a request run as messages arrive, before whoever waits for an answer: counts are seen in the worker's order.
     """
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from proxy.control.mark import Mark
     from proxy.core.address import Address
 
+# What a service manager told the proxy of itself (sd_notify(3), sd_listen_fds(3)); a backend would take it as its own.
+_OURS_ALONE = {"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"}
+
 
 def subject(version: Version, mark: Mark, address: Address, port: int | None, user: User | None) -> Subject:
     values = template.Values(
@@ -27,7 +30,7 @@ def subject(version: Version, mark: Mark, address: Address, port: int | None, us
         socket=address.path or None,
     )
     env = {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name not in _OURS_ALONE},
         **(user.environment if user else {}),
         **({} if port is None else {"PORT": str(port)}),
         "PROXY_VERSION": version.name,

@@ -125,6 +125,7 @@ class Service:
             self.depart(active, self.settings.drain.deadline, None).release()
         for departure in self._departures.values():
             departure.release()
+            departure.cool()
         async with trio.open_nursery() as nursery:
             for departure in tuple(self._departures.values()):
                 nursery.start_soon(departure.gone.wait)
@@ -228,6 +229,9 @@ class Service:
         return departure.generation if departure and departure.revive() else None
 
     def depart(self, generation: Generation, limit: float, operation: Operation | None) -> Departure:
+        """Let a generation leave. Only the last one to leave is worth keeping warm: no rollback goes further back."""
+        for earlier in self._departures.values():
+            earlier.cool()
         departure = Departure(generation, limit, operation, self._deps)
         self._departures[generation.id] = departure
         if self._hurried:

@@ -98,6 +98,7 @@ async def _go_back(
     output = new.last_output()
     await service.switch(old, undo=True)
     departure = service.depart(new, drain_limit, operation)
+    departure.cool()
     departure.release()
     await departure.over.wait()
     operation.roll_back(reason, output=output, drained=departure.drained, forced=departure.forced)

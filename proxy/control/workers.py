@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import trio
 from proxy import wire
 from proxy.control import reaper
 from proxy.control.link import Link, LinkLostError, Pending
+from proxy.control.mark import SUPERVISOR, supervisor
 from proxy.control.traffic import Traffic
 from proxy.core.backoff import Backoff
 from proxy.errors import WireError
@@ -64,12 +66,13 @@ class WorkerPool:
     not answer is carried out by its successor.
     """
 
-    def __init__(self, count: int, folder: Path, bus: Bus, log_format: str) -> None:
+    def __init__(self, count: int, state_dir: Path, bus: Bus, log_format: str) -> None:
         self.count = count
         self.restarts = 0
         self.traffic = Traffic()
         self.on_change: Callable[[], None] = lambda: None
-        self._folder = folder
+        self._state_dir = state_dir
+        self._folder = state_dir / "workers"
         self._bus = bus
         self._log_format = log_format
         self._workers: dict[int, Worker] = {}
@@ -184,7 +187,7 @@ class WorkerPool:
             await trio.sleep(backoff.next_delay(trio.current_time() - began))
 
     async def _start(self, index: int) -> Worker:
-        """Start a process that listens on a socket of its own, and connect to it. The kernel lets us connect at once."""
+        """Start a process that listens on a socket of its own, and connect: the kernel lets us, before it is ready."""
         path = self._socket_path(index)
         path.unlink(missing_ok=True)
         # Shielded: a process that was started must not be lost to a cancellation. Nothing in it waits for the worker.
@@ -199,6 +202,7 @@ class WorkerPool:
             process = await reaper.spawn(
                 [*_COMMAND, "--fd", str(listener.fileno()), "--log-format", self._log_format],
                 pass_fds=[listener.fileno()],
+                env={**os.environ, SUPERVISOR: supervisor(self._state_dir)},
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 _PROC = "/proc"
+_LOOKS = 20
+_BETWEEN_LOOKS = 0.0005  # seconds
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
 
 
@@ -119,7 +122,7 @@ def is_running(identity: ProcessId) -> bool:
 
 def command_line(pid: int) -> str:
     """The arguments joined by spaces; for a kernel thread or a zombie its name; empty when it is gone."""
-    arguments = _read(pid, "cmdline").rstrip(b"\0")
+    arguments = _read_settled(pid, "cmdline").rstrip(b"\0")
     if arguments:
         return arguments.replace(b"\0", b" ").decode(errors="replace")
     found = process(pid)
@@ -128,7 +131,7 @@ def command_line(pid: int) -> str:
 
 def environ(pid: int) -> dict[str, str]:
     """The environment it was started with; empty where it may not be read, or the process wrote over it."""
-    pairs = (pair.partition(b"=") for pair in _read(pid, "environ").split(b"\0"))
+    pairs = (pair.partition(b"=") for pair in _read_settled(pid, "environ").split(b"\0"))
     return {os.fsdecode(name): os.fsdecode(value) for name, equals, value in pairs if equals}
 
 
@@ -173,6 +176,23 @@ def boot_id() -> str:
     """Different after every boot: start times of two boots cannot be compared."""
     with open(f"{_PROC}/sys/kernel/random/boot_id", encoding="ascii") as file:
         return file.read().strip()
+
+
+def _read_settled(pid: int, name: str) -> bytes:
+    """What it was started with. In the middle of an exec, a process has neither arguments nor environment: then look
+    again, for a few milliseconds. Zombies and kernel threads never have any.
+    """
+    for _ in range(_LOOKS):
+        found = _read(pid, name)
+        if found or _read(pid, "cmdline") or not _has_memory(pid):
+            return found
+        time.sleep(_BETWEEN_LOOKS)
+    return b""
+
+
+def _has_memory(pid: int) -> bool:
+    """Whether it is a process that runs a program: /proc/PID/statm is all zeros for the others."""
+    return _read(pid, "statm")[:2] not in {b"", b"0 "}
 
 
 def _read(pid: int, name: str) -> bytes:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import _socket
 import errno
 import logging
-import os
 import socket
 from select import EPOLLEXCLUSIVE, EPOLLIN
 from typing import TYPE_CHECKING, Protocol
@@ -24,7 +23,22 @@ log = logging.getLogger(__name__)
 
 BATCH = 8  # connections per event, so that workers share what arrives
 QUEUE = 65536  # at least as much as an accept queue can hold (net.core.somaxconn is 16 bits for listen(2))
-STARVED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+# accept(2): errors of the connection that was to be accepted; it is gone, and the next one may be fine. Every other
+# error (EMFILE, ENFILE, ENOBUFS, ENOMEM, and what nobody thought of) is there again at the next try.
+PASSING = frozenset(
+    {
+        errno.ECONNABORTED,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.ENONET,
+        errno.ENOPROTOOPT,
+        errno.EOPNOTSUPP,
+        errno.EPERM,
+        errno.EPROTO,
+    }
+)
 RETRY = 1.0  # seconds until accepting is tried again when no connection was closed meanwhile
 QUIET = 10.0  # seconds between two warnings
 
@@ -59,7 +73,7 @@ class Gate:
             self._open()
 
     def starve(self, error: OSError) -> None:
-        """There are no descriptors or no memory left: stop accepting until a connection is closed, or RETRY is over."""
+        """Nothing can be accepted now: do not try until a connection is closed, or RETRY is over."""
         self._warn("cannot accept", error=error.strerror, clients=self.clients)
         if self._retry is None:
             self._retry = self._engine.at(self._engine.now + RETRY, self._on_retry)
@@ -90,10 +104,11 @@ class Listener:
     """A listening socket that other workers share. `wanted` says whether its service has room."""
 
     def __init__(self, engine: Engine, gate: Gate, service: Admission, fd: int) -> None:
+        """Copy the descriptor. Raises ValueError or OSError for one that does not listen."""
         self._engine = engine
         self._gate = gate
         self._service = service
-        self._sock = socket.socket(fileno=os.dup(fd))
+        self._sock = _copy(fd)
         self._sock.setblocking(False)
         # A byte marked urgent stays in the stream; accepted sockets inherit this.
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
@@ -139,10 +154,20 @@ class Listener:
         except BlockingIOError:
             return False
         except OSError as error:
-            if error.errno in STARVED:
-                self._gate.starve(error)
-                return False
-            # accept(2): it was the connection's own, which is gone; the next one may be fine.
-            return True
+            if error.errno in PASSING:
+                return True
+            self._gate.starve(error)
+            return False
         self._service.admit(_socket.socket(self._sock.family, socket.SOCK_STREAM, self._sock.proto, fd))
         return True
+
+
+def _copy(fd: int) -> socket.socket:
+    """Return a socket of its own on a listener's descriptor, which stays the caller's."""
+    lent = socket.socket(fileno=fd)
+    try:
+        if not lent.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            raise ValueError(f"descriptor {fd} does not listen")
+        return lent.dup()
+    finally:
+        lent.detach()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from proxy.logs import facts
 from proxy.relay.attempt import UNDER_WAY, Attempt
 from proxy.relay.connection import Connection, reset_on_close
-from proxy.relay.engine import ENDING, GONE, STREAM_OUT
+from proxy.relay.engine import GONE, READ_ON, STREAM_OUT
 
 if TYPE_CHECKING:
     import _socket
@@ -64,10 +64,10 @@ class Client:
         self._cancel_timer()
         self._tried.clear()
         try:
-            if self._service.is_open:
-                self._try_endpoints()
-            else:
+            if self._service.is_holding:
                 self._wait()
+            else:
+                self._try_endpoints()
         except Exception as error:  # noqa: BLE001  # whatever it is, it is this client's alone
             self.fail(error)
 
@@ -175,10 +175,10 @@ class Client:
         attempt.failed(error)
         self._tried.add(attempt.endpoint)
         self._abandon()
-        if self._service.is_open:
-            self._try_endpoints()
-        else:
+        if self._service.is_holding:
             self._wait()
+        else:
+            self._try_endpoints()
 
     def _abandon(self) -> None:
         """Give up the attempt that is under way, if one is."""
@@ -196,8 +196,8 @@ class Client:
             self._service, attempt.generation, attempt.endpoint, self._sock, attempt.sock, self._accepted
         )
         client, backend = connection.client, connection.backend
-        client.is_ending, client.watches_out = bool(self._seen & ENDING), self._is_watched
-        backend.is_ending, backend.watches_out = bool(mask & ENDING), bool(mask)
+        client.reads_on, client.watches_out = bool(self._seen & READ_ON), self._is_watched
+        backend.reads_on, backend.watches_out = bool(mask & READ_ON), bool(mask)
         connection.start()
 
     # The end

@@ -10,8 +10,8 @@ What a side goes through, as tcp(7), epoll(7) and the kernel have it:
 - *broken*: nothing can be sent to it any more. Its peer is not read any longer, but what it had sent before it broke
   still goes to the peer (an early answer, say); then the peer is reset.
 
-An edge with RDHUP, HUP or ERR is remembered (`is_ending`): from then on a short read no longer means that the socket is
-drained, so it is read until it says so itself.
+A short read means that a socket is drained, which saves asking once more; but not when an edge told of an end, an error
+or urgent bytes. That is remembered (`reads_on`), and from then on the socket is read until it says that it is empty.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from socket import MSG_DONTWAIT
 from typing import TYPE_CHECKING
 
 from proxy.logs import facts
-from proxy.relay.engine import BUFFER, ENDING, STREAM, STREAM_OUT
+from proxy.relay.engine import BUFFER, READ_ON, STREAM, STREAM_OUT
 
 if TYPE_CHECKING:
     import _socket
@@ -59,10 +59,10 @@ class Side:
         "flow",
         "forward",
         "is_broken",
-        "is_ending",
         "is_queued",
         "peer",
         "pending",
+        "reads_on",
         "send",
         "sock",
         "watches_out",
@@ -79,7 +79,7 @@ class Side:
         self.pending = NOTHING  # what is still to be sent to this side
         self.eof = False
         self.is_broken = False
-        self.is_ending = False  # an edge that came with its end was seen
+        self.reads_on = False  # a short read does not mean that there is no more
         self.is_queued = False  # in the ready list
         self.watches_out = False
         self.send = sock.send
@@ -87,8 +87,8 @@ class Side:
         self.forward: Callable[[memoryview, int], int] | None = None  # the peer's send, while this side is read
 
     def on_event(self, mask: int) -> None:
-        if mask & ENDING:
-            self.is_ending = True
+        if mask & READ_ON:
+            self.reads_on = True
         if self.pending and mask & EPOLLOUT:
             self.flush()
         if self.forward is not None:
@@ -148,7 +148,7 @@ class Side:
                 if not reads:
                     self.enqueue()
                     return
-            elif not self.is_ending:
+            elif not self.reads_on:
                 return
 
     def keep(self, rest: memoryview) -> None:
@@ -212,7 +212,7 @@ class Side:
         if peer.is_broken or (self.eof and not peer.pending):
             self.connection.abort()
         elif self.forward is not None:
-            self.is_ending = True
+            self.reads_on = True
             self.enqueue()
         else:
             self.connection.watch_idle()  # this side is blocked: the peer's flush resumes or ends it

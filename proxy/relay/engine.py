@@ -38,9 +38,11 @@ SERVED = 8  # sides of the ready list between two polls
 READS = 4  # buffers for each of them
 
 # EPOLLOUT only from the first short write on: a Unix socket would report it for whatever its peer reads.
-STREAM = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
+STREAM = select.EPOLLIN | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLET
 STREAM_OUT = STREAM | select.EPOLLOUT
-ENDING = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+# After these a short read does not mean that a socket is drained: an end comes behind the bytes, and a read stops at a
+# byte that is marked urgent (tcp(7)).
+READ_ON = select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 GONE = select.EPOLLHUP | select.EPOLLERR
 
 

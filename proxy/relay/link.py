@@ -135,20 +135,25 @@ class Link:
 
     def _serve(self, payload: bytes, descriptors: list[int]) -> None:
         try:
-            request = wire.decode(payload)
-            if not isinstance(request, wire.Request):
-                raise WireError(f"{type(request).__name__} is not a request")
-            for answer in self._served.serve(request, descriptors):
-                self.send(answer)
-        except (ValueError, OSError, WireError) as error:
-            log.warning("a request could not be served", extra=facts(request=payload[:200], error=error))
-            self.send(wire.Ack(_number(payload), error=str(error)))
-        except Exception as error:
-            log.exception("a request failed", extra=facts(request=payload[:200]))
-            self.send(wire.Ack(_number(payload), error=repr(error)))
+            answers = self._answer(payload, descriptors)
         finally:
             for fd in descriptors:
                 os.close(fd)
+        for answer in answers:
+            self.send(answer)
+
+    def _answer(self, payload: bytes, descriptors: list[int]) -> Sequence[Message]:
+        try:
+            request = wire.decode(payload)
+            if not isinstance(request, wire.Request):
+                raise WireError(f"{type(request).__name__} is not a request")
+            return self._served.serve(request, descriptors)
+        except (ValueError, OSError, WireError) as error:
+            log.warning("a request could not be served", extra=facts(request=payload[:200], error=error))
+            return [wire.Ack(_number(payload), error=str(error))]
+        except Exception as error:
+            log.exception("a request failed", extra=facts(request=payload[:200]))
+            return [wire.Ack(_number(payload), error=repr(error))]
 
     def _close(self) -> None:
         log.info("control is gone; relaying goes on")

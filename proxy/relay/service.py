@@ -53,11 +53,6 @@ class Service:
         self._balance = least
         self._turn = 0
 
-    @property
-    def is_open(self) -> bool:
-        """Whether there is somewhere to connect to."""
-        return not self.is_holding and bool(self.endpoints)
-
     # Policy
 
     def route(self, policy: Route) -> dict[int, int]:

@@ -42,6 +42,9 @@ class FakeProxy:
         """Run a function where the control lives."""
         return trio.from_thread.run_sync(function, *args, trio_token=self._token)
 
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
     def end(self) -> None:
         if self._thread.is_alive():
             self.do(self._shutdown.set)

@@ -4,6 +4,7 @@ import os
 import signal
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 import pytest
 import trio
@@ -19,7 +20,7 @@ from proxy.core.address import Address
 
 @given(st.integers(1, 64), st.integers(1, 100_000))
 def test_the_shares_of_a_limit_add_up_to_it(count, total):
-    pool = WorkerPool(count, None, Bus(), "text")
+    pool = WorkerPool(count, Path("unused"), Bus(), "text")
     shares = [pool._share(total, index) for index in range(count)]
     assert sum(shares) == total
     assert max(shares) - min(shares) <= 1
@@ -27,7 +28,7 @@ def test_the_shares_of_a_limit_add_up_to_it(count, total):
 
 @pytest.fixture
 async def pool(tmp_path, nursery):
-    pool = WorkerPool(2, tmp_path / "workers", Bus(), "text")
+    pool = WorkerPool(2, tmp_path, Bus(), "text")
     await nursery.start(pool.run)
     yield pool
     nursery.cancel_scope.cancel()

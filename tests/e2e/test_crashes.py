@@ -156,7 +156,8 @@ def test_after_control_was_killed_run_works_again_and_stops_what_was_left(tmp_pa
 
         proxy.start()
         assert fetch(port).startswith("v2 3 ")
-        assert not [pid for pid in (old, *workers) if is_alive(pid)]
+        # They were orphans; how soon init reaps those is not ours to say.
+        eventually(lambda: not [pid for pid in (old, *workers) if is_alive(pid)], what="what was left is gone")
         assert len(proxy.service()["generations"]) == 1
         proxy.operate("swap", version="v1")
         proxy.kill()

@@ -82,7 +82,7 @@ def test_nothing_is_left_over(tmp_path: Path, stop: Callable[[Proxy], None], qui
 
         assert not [pid for pid in found if is_alive(pid)]
         left = _listening(None)
-        assert not listening & left, listening & left
+        assert not listening & left
         assert {entry.name for entry in proxy.state_dir.iterdir()} <= KEPT | {"workers", "sockets"}
         assert not [*proxy.state_dir.glob("workers/*"), *proxy.state_dir.glob("sockets/*")]
         assert not proxy.socket.exists()

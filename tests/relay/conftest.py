@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from proxy import wire
 from tests.relay.harness import Service, WorkerProcess
 
 if TYPE_CHECKING:
@@ -13,8 +14,29 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.fixture(scope="session")
+def shared_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]:
+    with WorkerProcess(tmp_path_factory.mktemp("worker")) as running:
+        yield running
+
+
 @pytest.fixture
-def worker(tmp_path: Path) -> Iterator[WorkerProcess]:
+def worker(shared_worker: WorkerProcess) -> Iterator[WorkerProcess]:
+    """A worker without services. It is the same one in most tests, so it must be left as it was found."""
+    before = len(shared_worker.errors())
+    shared_worker.reconnect()
+    yield shared_worker
+    shared_worker.thaw()
+    shared_worker.reconnect()
+    for answer in shared_worker.control.answers(shared_worker.control.send(wire.Snapshot)):
+        if isinstance(answer, wire.Counts):
+            shared_worker.control.ask(wire.Forget, answer.service)
+    assert shared_worker.errors()[before:] == []
+
+
+@pytest.fixture
+def fresh_worker(tmp_path: Path) -> Iterator[WorkerProcess]:
+    """A worker of the test's own, for what would not leave a shared one as it was."""
     with WorkerProcess(tmp_path) as running:
         yield running
 

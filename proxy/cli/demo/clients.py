@@ -82,11 +82,13 @@ async def fetch(port: int, path: str = "/", *, patience: float = _PATIENCE) -> A
 
 def _version(content: bytes) -> str:
     """The version that a whole, good answer names."""
-    head, _, body = content.partition(b"\r\n\r\n")
+    head, end_of_head, body = content.partition(b"\r\n\r\n")
+    if not end_of_head:
+        raise FailedError(f"cut off after {len(content)} bytes")
     status, *lines = head.decode("latin-1").split("\r\n")
     headers = dict(line.split(": ", 1) for line in lines)
     if " 200 " not in status:
         raise FailedError(f"answered with {status!r}")
     if len(body) != int(headers["Content-Length"]):
-        raise FailedError(f"cut off after {len(body)} bytes")
+        raise FailedError(f"cut off after {len(content)} bytes")
     return headers["X-Version"]

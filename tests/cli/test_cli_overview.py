@@ -1,0 +1,109 @@
+"""`proxyctl status` as text: what a person needs at 3 a.m. is there, at any width."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from proxy.cli.overview import overview
+from tests.fakes import STATUS, result_of
+
+NOW = 1789000100.0
+
+
+def status(**service: Any) -> dict[str, Any]:
+    found = copy.deepcopy(STATUS)
+    found["services"]["web"].update(service)
+    return found
+
+
+def generation(number: int, version: str, state: str, **values: Any) -> dict[str, Any]:
+    return {
+        **copy.deepcopy(STATUS["services"]["web"]["generations"][0]),
+        "id": number,
+        "version": version,
+        "state": state,
+    } | values
+
+
+def shown(found: dict[str, Any], width: int | None = None) -> str:
+    return "\n".join(overview(found, now=NOW, width=width))
+
+
+def test_the_contracts_object_is_enough() -> None:
+    assert shown(status()) == (
+        "proxy 0.1.0, process 1, up 12s, 1 worker, 10 connections\n"
+        "\n"
+        "web serving v1 on 0.0.0.0:8080 (tcp, relay)\n"
+        "  GEN  VERSION  STATE   CONNECTIONS  HEALTHY    AGE\n"
+        "    1  v1       active           10  1 of 1   1m40s"
+    )
+
+
+def test_a_drain_shows_how_far_it_is_and_when_it_ends() -> None:
+    drain = {"started": NOW - 5, "deadline": NOW + 25, "initial": 40, "remaining": 12, "forced": 0}
+    generations = [generation(1, "v1", "draining", drain=drain), generation(2, "v2", "active")]
+    lines = shown(status(active="v2", state="swapping", generations=generations)).splitlines()
+    assert lines[2].startswith("web swapping v2 on")
+    assert lines[4].split()[:3] == ["2", "v2", "active"]  # the newest first
+    assert lines[5].endswith("12 of 40 left to drain, closed in 25s")
+
+
+def test_a_sick_replica_is_named_with_its_reason() -> None:
+    sick = {
+        "replica": 1,
+        "pid": 7,
+        "address": "127.0.0.1:20002",
+        "healthy": False,
+        "restarts": 3,
+        "reason": "connection refused",
+    }
+    well = STATUS["services"]["web"]["generations"][0]["replicas"][0]
+    text = shown(status(generations=[generation(1, "v1", "active", replicas=[well, sick])]))
+    assert "1 of 2" in text
+    trouble = (
+        "generation 1 replica 1 (127.0.0.1:20002, process 7) is not healthy: connection refused; restarted 3 times"
+    )
+    assert trouble in text
+
+
+def test_a_service_without_a_version_is_down_and_still_shown() -> None:
+    assert "web down no version on 0.0.0.0:8080" in shown(status(state="down", active=None, generations=[]))
+
+
+def test_what_is_under_way_and_what_was_last() -> None:
+    operation = {"id": 3, "kind": "swap", "from": "v1", "to": "v2", "phase": "health", "started": NOW - 3}
+    last = result_of(finished=NOW - 3600, started=NOW - 3602)
+    text = shown(status(operation=operation, last_swap=last))
+    assert "  swap v1 -> v2: health, for 3s\n" in text
+    assert text.endswith("  last: swap v1 -> v2, 1h00m ago, took 2.00s, 3 connections finished")
+
+
+@pytest.mark.parametrize(("result", "words"), [("failed", "failed"), ("rolled_back", "rolled back")])
+def test_a_last_swap_that_failed_says_why(result: str, words: str) -> None:
+    last = result_of(result=result, error="exited with status 1", finished=NOW - 60)
+    assert shown(status(last_swap=last)).endswith(f"  last: swap v1 -> v2 {words}, 1m00s ago: exited with status 1")
+
+
+def test_what_the_descriptor_limit_allows_is_shown() -> None:
+    found = status()
+    found["proxy"]["limits"] = {"descriptors": 20000, "descriptors_hard": 20000}
+    assert "room for about 10000 connections in each worker (20000 file descriptors)" in shown(found)
+
+
+def test_trouble_of_the_proxy_itself_comes_first() -> None:
+    found = status()
+    found["proxy"] |= {"trouble": "No space left on device", "stopping": True, "worker_restarts": 2}
+    lines = shown(found).splitlines()
+    assert lines[0].endswith("2 worker restarts")
+    assert lines[1:3] == ["the proxy is stopping", "trouble: No space left on device"]
+
+
+@pytest.mark.parametrize("width", [10, 20, 40, 80])
+def test_no_line_is_wider_than_the_screen(width: int) -> None:
+    drain = {"started": NOW, "deadline": NOW + 25, "initial": 40, "remaining": 12, "forced": 0}
+    generations = [generation(2, "v" * 30, "active"), generation(1, "v1", "draining", drain=drain)]
+    found = status(generations=generations, last_swap=result_of(result="failed", error="x" * 300))
+    assert all(len(line) <= width for line in shown(found, width).splitlines())

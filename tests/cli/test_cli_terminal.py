@@ -1,0 +1,95 @@
+"""Times as people read them, tables that fit, colours only where they are wanted."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.cli import terminal
+from proxy.cli.table import Cell, table
+from proxy.cli.terminal import age, paint, plural, took
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0ms"),
+        (0.0123, "12ms"),
+        (0.9996, "1.00s"),
+        (1.256, "1.26s"),
+        (59.999, "1m00s"),
+        (123, "2m03s"),
+        (3720, "1h02m"),
+    ],
+)
+def test_how_long_it_took(seconds: float, text: str) -> None:
+    assert took(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(-1, "0s"), (5.9, "5s"), (200, "3m20s"), (7500, "2h05m"), (388800, "4d12h")]
+)
+def test_how_long_ago(seconds: float, text: str) -> None:
+    assert age(seconds) == text
+
+
+@given(st.floats(0, 1e8))
+def test_times_are_short(seconds: float) -> None:
+    assert len(took(seconds)) <= 9
+    assert len(age(seconds)) <= 9
+
+
+def test_one_is_not_many() -> None:
+    assert (plural(1, "connection"), plural(0, "connection")) == ("1 connection", "0 connections")
+
+
+def test_columns_are_aligned_and_remarks_stand_behind() -> None:
+    lines = table(("NAME", " COUNT"), [["web", "7"], ["database", "12", Cell("a remark")]], width=None, indent=2)
+    assert lines == ["  NAME      COUNT", "  web           7", "  database     12  a remark"]
+
+
+@given(st.integers(5, 60))
+def test_a_table_is_never_wider_than_the_screen(width: int) -> None:
+    rows = [["web", "serving", "x" * 30], ["database", "down", "y", Cell("z" * 50, "red")]]
+    assert all(len(line) <= width for line in table(("NAME", "STATE", " REST"), rows, width=width, indent=2))
+
+
+@pytest.fixture
+def on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    def set_up(**environment: str) -> None:
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+        monkeypatch.delenv("NO_COLOR", raising=False)
+        monkeypatch.setenv("TERM", "xterm")
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+
+    return set_up
+
+
+def test_colours_are_for_terminals(on_a_terminal: Callable[..., None]) -> None:
+    assert paint("down", "red") == "down"
+    on_a_terminal()
+    assert paint("down", "red") == "\x1b[31mdown\x1b[0m"
+    assert paint("down", "") == "down"
+
+
+@pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_nobody_gets_colours_who_does_not_want_them(
+    environment: dict[str, str], on_a_terminal: Callable[..., None]
+) -> None:
+    on_a_terminal(**environment)
+    assert paint("down", "red") == "down"
+
+
+def test_output_to_a_file_is_never_cut(on_a_terminal: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    assert terminal.width() is None
+    on_a_terminal()
+    assert terminal.width() == 40

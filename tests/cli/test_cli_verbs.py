@@ -1,0 +1,155 @@
+"""The verbs that ask one thing and print the answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from proxy.cli import run
+from proxy.errors import ConfigError, Problem
+from tests.fakes import result_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.cli.conftest import FakeProxy, Result
+
+PROXYCTL = [sys.executable, "-P", "-m", "proxy.cli"]
+
+
+def test_pause_and_resume(proxy: FakeProxy, proxyctl: Callable[..., Result]) -> None:
+    assert "web: paused" in proxyctl("pause").out
+    assert proxy.control.state["services"]["web"]["state"] == "paused"
+    assert proxyctl("resume", "--service", "web").out == "web: resumed; the service is serving\n"
+
+
+def test_reload_tells_changes_and_warnings(proxy: FakeProxy, proxyctl: Callable[..., Result]) -> None:
+    result = proxyctl("reload")
+    assert (result.code, result.out) == (0, "web: version v2 was added\n")
+    assert result.err == "warning: workers changes at the next start\n"
+    assert list(json.loads(proxyctl("reload", "--json").out)) == ["changes", "warnings"]
+
+
+def test_reload_of_a_wrong_config_shows_every_error(proxy: FakeProxy, proxyctl: Callable[..., Result]) -> None:
+    problems = [Problem("proxy.toml", line, 1, "services.web", "wrong", "right") for line in (3, 7)]
+    proxy.control.problem = ConfigError(problems)
+    result = proxyctl("reload")
+    assert result.code == 2
+    for problem in problems:
+        assert str(problem) in result.err
+
+
+def test_history_is_a_table_with_reasons(proxy: FakeProxy, proxyctl: Callable[..., Result]) -> None:
+    assert proxyctl("history").out == "nothing has been swapped yet\n"
+    proxy.control.entries = [result_of(), result_of(result="failed", to="v3", error="exited with status 1")]
+    head, first, second, reason = proxyctl("history").out.splitlines()
+    assert head.split()[:7] == ["WHEN", "SERVICE", "WHAT", "FROM", "TO", "RESULT", "TOOK"]
+    assert first.split()[2:8] == ["web", "swap", "v1", "v2", "swapped", "2.00s"]
+    assert second.split()[6] == "failed"
+    assert reason == "  exited with status 1"
+    assert proxyctl("history", "-n", "1").out.count("\n") == 3
+    assert json.loads(proxyctl("history", "--json").out) == {"history": proxy.control.entries}
+    assert proxyctl("history", "--service", "d b").out == "nothing has been swapped yet\n"
+
+
+def test_logs_are_what_was_printed(proxy: FakeProxy, tmp_path: Path, proxyctl: Callable[..., Result]) -> None:
+    proxy.control.folder = tmp_path
+    (tmp_path / "1.0.log").write_bytes(b"one\ntwo\xff\nthree\n")
+    assert proxyctl("logs", "v1", "-n", "1").out == "three\n"
+    raw = subprocess.run([*PROXYCTL, "logs", "v1"], capture_output=True, check=True)
+    assert raw.stdout == b"one\ntwo\xff\nthree\n"
+
+
+def test_logs_of_a_silent_or_an_unknown_version_say_which(proxy: FakeProxy, proxyctl: Callable[..., Result]) -> None:
+    proxy.control.state["services"]["web"]["versions"] = ["v1", "v2"]
+    silent = proxyctl("logs", "v1")
+    assert (silent.code, silent.out) == (0, "")
+    assert "v1 has printed nothing" in silent.err
+    unknown = proxyctl("logs", "v9")
+    assert (unknown.code, unknown.err) == (2, "proxyctl: there is no version v9 of web\n  there is v1, v2\n")
+
+
+def test_logs_follow_until_ctrl_c(proxy: FakeProxy, tmp_path: Path) -> None:
+    proxy.control.folder = tmp_path
+    log = tmp_path / "1.0.log"
+    log.write_text("old\n")
+    follow = subprocess.Popen([*PROXYCTL, "logs", "v1", "-f"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert follow.stdout
+    assert follow.stdout.readline() == b"old\n"
+    with log.open("a") as file:
+        file.write("new\n")
+    assert follow.stdout.readline() == b"new\n"
+    follow.send_signal(signal.SIGINT)
+    _, told = follow.communicate(timeout=10)
+    assert (follow.returncode, told) == (130, b"")
+
+
+def test_logs_that_end_because_the_proxy_does_say_so(proxy: FakeProxy, tmp_path: Path) -> None:
+    proxy.control.folder = tmp_path
+    (tmp_path / "1.0.log").write_text("old\n")
+    follow = subprocess.Popen([*PROXYCTL, "logs", "v1", "-f"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert follow.stdout
+    assert follow.stdout.readline() == b"old\n"
+    proxy.end()
+    _, told = follow.communicate(timeout=10)
+    assert follow.returncode == 3
+    assert b"the proxy ended the log stream" in told
+
+
+@pytest.fixture
+def became(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]:
+    """What `run` became, each time; nothing is executed."""
+    calls: list[list[str]] = []
+
+    def execv(program: str, arguments: list[str]) -> None:
+        assert program == sys.executable
+        calls.append(arguments[1:])
+
+    monkeypatch.setattr(run.os, "execv", execv)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PROXYCTL_SOCKET", raising=False)
+    return calls
+
+
+def options(arguments: list[str]) -> dict[str, Any]:
+    assert arguments[:3] == ["-P", "-m", "proxy.main"]
+    return dict(zip(arguments[3::2], arguments[4::2], strict=True))
+
+
+def test_run_becomes_the_proxy(became: list[list[str]], tmp_path: Path, proxyctl: Callable[..., Result]) -> None:
+    (tmp_path / "proxy.toml").touch()
+    assert proxyctl("run").code == 0
+    assert options(became[0]) == {"--config": "proxy.toml", "--log-format": "text", "--log-level": "info"}
+    assert proxyctl("--socket", "x.sock", "run", "other.toml", "--log-format", "json", "--log-level", "debug").code == 0
+    assert options(became[1]) == {
+        "--config": "other.toml",
+        "--log-format": "json",
+        "--log-level": "debug",
+        "--socket": f"{tmp_path}/x.sock",
+    }
+
+
+def test_run_and_the_other_verbs_agree_on_the_socket(
+    became: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proxyctl: Callable[..., Result]
+) -> None:
+    (tmp_path / "proxy.toml").touch()
+    monkeypatch.setenv("PROXYCTL_SOCKET", "/of-environment.sock")
+    assert proxyctl("run").code == 0
+    assert options(became[0])["--socket"] == "/of-environment.sock"
+
+
+def test_run_without_a_config_says_where_it_looked(
+    became: list[list[str]], tmp_path: Path, proxyctl: Callable[..., Result]
+) -> None:
+    if os.path.exists("/etc/proxyctl/proxy.toml"):
+        pytest.skip("this machine has a config in /etc/proxyctl")
+    result = proxyctl("run")
+    assert (result.code, became) == (2, [])
+    assert str(tmp_path / "proxy.toml") in result.err
