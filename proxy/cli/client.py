@@ -83,9 +83,13 @@ class Client:
             try:
                 with ask(stream, method, path, content) as answer:
                     _check(answer)
-                    return json.loads(answer.read())
+                    content = answer.read()
             except OSError as error:
                 raise self._gone(error) from error
+        try:
+            return json.loads(content)
+        except ValueError as error:
+            raise ProxyError(f"what answers on {self.where.socket} is not a proxyctl proxy: {error}") from error
 
     def _connect(self) -> socket.socket:
         stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

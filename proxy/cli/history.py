@@ -80,7 +80,9 @@ def _row(entry: Json) -> list[str | Cell]:
         entry["to"],
         Cell(result, "green" if result == "swapped" else "red"),
         took(outcome.duration(entry)),
-        *(took(entry["phases"][name]) for name in _PHASES),
+        *(
+            took(seconds) if (seconds := entry["phases"][name]) else "-" for name in _PHASES
+        ),  # 0: it did not come to that
         str(entry["drained"]),
         str(entry["forced"]),
     ]

@@ -64,6 +64,8 @@ def _watch(client: Client, service: str | None, *, as_json: bool) -> None:
     from proxy.cli.events import Events, StreamEndedError  # noqa: PLC0415 - only to watch
 
     live = is_live(sys.stdout) and not as_json
+    if live:
+        sys.stdout.write("\n" * (_lines() - 1))  # what is on the screen moves up, instead of being drawn over
     try:
         with Events(client) as events:
             while True:
@@ -86,10 +88,13 @@ def _draw(status: Json, *, live: bool, as_json: bool) -> None:
         _show(status, as_json=as_json)
         sys.stdout.write("" if as_json else "\n")
     else:
-        import shutil  # noqa: PLC0415 - only to watch
-
-        size = shutil.get_terminal_size()
-        lines = overview(status, now=time.time(), width=size.columns)[: size.lines - 1]
+        lines = overview(status, now=time.time(), width=width())[: _lines() - 1]
         # Home, each line with the rest of what stood there erased, then everything below: no flicker.
         sys.stdout.write("\x1b[H" + "".join(f"{line}\x1b[K\n" for line in lines) + "\x1b[J")
     sys.stdout.flush()
+
+
+def _lines() -> int:
+    import shutil  # noqa: PLC0415 - only to watch
+
+    return shutil.get_terminal_size().lines

@@ -127,16 +127,17 @@ class Departure:
         if drain is None:
             return
         drain.remaining = remaining
-        if self._operation:
-            self._operation.publish(
-                "drain",
-                generation=self.generation.id,
-                version=self.generation.version.name,
-                initial=drain.initial,
-                remaining=remaining,
-                forced=drain.forced,
-                deadline=drain.deadline,
-            )
+        self._deps.bus.publish(
+            "drain",
+            operation=self._operation.id if self._operation else None,
+            service=self.generation.settings.name,
+            generation=self.generation.id,
+            version=self.generation.version.name,
+            initial=drain.initial,
+            remaining=remaining,
+            forced=drain.forced,
+            deadline=drain.deadline,
+        )
 
     async def _stay_warm(self, seconds: float) -> None:
         self.generation.drain = None

@@ -109,6 +109,7 @@ class Listener:
         self._gate = gate
         self._service = service
         self._sock = _copy(fd)
+        self._kind = int(self._sock.family), int(socket.SOCK_STREAM), self._sock.proto
         self._sock.setblocking(False)
         # A byte marked urgent stays in the stream; accepted sockets inherit this.
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
@@ -158,7 +159,7 @@ class Listener:
                 return True
             self._gate.starve(error)
             return False
-        self._service.admit(_socket.socket(self._sock.family, socket.SOCK_STREAM, self._sock.proto, fd))
+        self._service.admit(_socket.socket(*self._kind, fd))
         return True
 
 

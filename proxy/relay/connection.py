@@ -20,7 +20,7 @@ import logging
 import socket
 import struct
 from select import EPOLLERR, EPOLLOUT
-from socket import MSG_DONTWAIT
+from socket import MSG_DONTWAIT, MSG_MORE
 from typing import TYPE_CHECKING
 
 from proxy.logs import facts
@@ -131,7 +131,8 @@ class Side:
             flow.received += size
             self.connection.last = engine.now
             try:
-                sent = forward(view[:size], MSG_DONTWAIT)
+                # With an end behind it, the last segment waits for the FIN, and both go as one packet.
+                sent = forward(view[:size], MSG_DONTWAIT | MSG_MORE if self.reads_on else MSG_DONTWAIT)
             except BlockingIOError:
                 sent = 0
             except OSError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import h11
 import pytest
 import trio
 
@@ -88,3 +89,18 @@ async def test_much_output_arrives_whole(api: Api, folder: Path) -> None:
     text = "".join(f"{number} {'x' * 100}\n" for number in range(20_000))
     append(folder / "1.0.log", text)
     assert (await api.get(f"{LOGS}?lines=100000")).body.decode() == text
+
+
+async def test_a_bug_halfway_cuts_the_answer_instead_of_ending_it_as_if_it_were_whole(
+    api: Api, control: FakeControl, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: str) -> list[Path]:
+        raise ZeroDivisionError("a bug")
+
+    control.output_files = broken  # type: ignore[method-assign]
+    async with api.open(LOGS) as (answer, exchange):
+        assert answer.status == 200
+        with pytest.raises(h11.RemoteProtocolError):
+            await exchange.rest()
+    assert [record.message for record in caplog.records] == ["request failed"]
+    assert (await api.get("/livez")).status == 200

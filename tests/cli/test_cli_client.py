@@ -148,6 +148,13 @@ def test_an_error_of_another_server_is_shown_as_it_is(tmp_path: Path) -> None:
     thread.join()
 
 
+def test_a_server_that_is_no_proxy_is_said_to_be_none(tmp_path: Path) -> None:
+    thread = answering(tmp_path / "odd.sock", b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>")
+    with pytest.raises(ProxyError, match="not a proxyctl proxy"):
+        to(tmp_path / "odd.sock").get("/v1/status")
+    thread.join()
+
+
 def test_a_cut_long_answer_is_not_taken_for_all_of_it(tmp_path: Path) -> None:
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     thread = answering(tmp_path / "odd.sock", head + b"5\r\nhello\r\n")

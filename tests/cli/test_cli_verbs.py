@@ -48,12 +48,15 @@ def test_reload_of_a_wrong_config_shows_every_error(proxy: FakeProxy, proxyctl: 
 
 def test_history_is_a_table_with_reasons(proxy: FakeProxy, proxyctl: Callable[..., Result]) -> None:
     assert proxyctl("history").out == "nothing has been swapped yet\n"
-    proxy.control.entries = [result_of(), result_of(result="failed", to="v3", error="exited with status 1")]
+    phases = {"start": 0.1, "health": 0.2, "switch": 0.0, "drain": 0.0, "stop": 0.0}
+    failed = result_of(result="failed", to="v3", error="exited with status 1", phases=phases)
+    proxy.control.entries = [result_of(), failed]
     head, first, second, reason = proxyctl("history").out.splitlines()
     assert head.split()[:7] == ["WHEN", "SERVICE", "WHAT", "FROM", "TO", "RESULT", "TOOK"]
     assert first.split()[2:8] == ["web", "swap", "v1", "v2", "swapped", "2.00s"]
-    assert second.split()[6] == "failed"
+    assert second.split()[6:13] == ["failed", "2.00s", "100ms", "200ms", "-", "-", "-"]
     assert reason == "  exited with status 1"
+    assert " - " not in first
     assert proxyctl("history", "-n", "1").out.count("\n") == 3
     assert json.loads(proxyctl("history", "--json").out) == {"history": proxy.control.entries}
     assert proxyctl("history", "--service", "d b").out == "nothing has been swapped yet\n"

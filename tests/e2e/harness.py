@@ -302,6 +302,9 @@ class Held:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._lines.close()
         self.socket.close()
 
@@ -326,6 +329,32 @@ class Held:
     def rest(self) -> bytes:
         """Everything until the end of the stream; OSError if that is a reset."""
         return self._lines.read()
+
+
+@contextlib.contextmanager
+def held(port: int, count: int) -> Iterator[list[Held]]:
+    """So many clients that stay, each of them with its backend."""
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(Held(port)) for _ in range(count)]
+        for client in clients:
+            client.ask()
+        yield clients
+
+
+@contextlib.contextmanager
+def without_answer(port: int) -> Iterator[Held]:
+    """A client that has sent a request and waits; it comes again until it is not served at once."""
+
+    def try_once() -> Held | None:
+        client = Held(port)
+        client.send()
+        if not client.has_answer():
+            return client
+        client.close()
+        return None
+
+    with eventually(try_once, what="a client waits") as client:
+        yield client
 
 
 def _connect(host: str, port: int) -> socket.socket | None:
@@ -375,6 +404,8 @@ class Load:
     clients: int = 8
     answers: list[Answer] = field(default_factory=list)
     errors: Counter[str] = field(default_factory=Counter)
+    failures: list[tuple[float, str]] = field(default_factory=list)
+    """When each connection that failed was begun (monotonic), and how it failed."""
     _stop: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
 
@@ -398,14 +429,32 @@ class Load:
             try:
                 body = fetch(self.port)
             except (OSError, ValueError) as error:
-                self.errors[f"{type(error).__name__}: {error}"] += 1
+                text = f"{type(error).__name__}: {error}"
+                self.errors[text] += 1
+                self.failures.append((began, text))
             else:
                 self.answers.append(Answer(began, time.monotonic(), body))
+
+    def failed_since(self, moment: float) -> list[str]:
+        """How connections failed that were begun after a moment (monotonic)."""
+        return [error for began, error in self.failures if began > moment]
 
     def wait_for(self, count: int) -> None:
         """Wait until so many more answers have come."""
         target = len(self.answers) + count
         eventually(lambda: len(self.answers) >= target, what=f"{count} more answers; errors: {self.errors}")
+
+
+def kill(pid: int) -> float:
+    """Kill a process and return when it was dead: its sockets are closed by then (monotonic)."""
+    os.kill(pid, signal.SIGKILL)
+    while True:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            state = "X"
+        if state in "ZX":
+            return time.monotonic()
 
 
 @contextlib.contextmanager

@@ -77,7 +77,10 @@ def test_versions_that_run_elsewhere_are_checked_and_switched_and_not_stopped(tm
     port, one, two = free_port(), free_port(), free_port()
     health = 'interval = "100ms"\nstart_timeout = "1s"'
     config = configs.service(
-        port, health=health, v1=f'address = "localhost:{one}"\n', v2=f'address = ["127.0.0.1:{one}", "127.0.0.1:{two}"]\n'
+        port,
+        health=health,
+        v1=f'address = "localhost:{one}"\n',
+        v2=f'address = ["127.0.0.1:{one}", "127.0.0.1:{two}"]\n',
     )
     with contextlib.ExitStack() as stack:
         first = stack.enter_context(_running(f"--port={one}"))
@@ -112,7 +115,7 @@ def _running(*options: str) -> Iterator[subprocess.Popen[bytes]]:
                 host = option.removeprefix("--host=")
             else:
                 port = int(option.removeprefix("--port="))
-        Held(port, host=host, patient=True).__exit__()
+        Held(port, host=host, patient=True).close()
         yield process
     finally:
         process.kill()

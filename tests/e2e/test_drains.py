@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.e2e import configs
-from tests.e2e.harness import Events, Held, Proxy, eventually, fetch, free_port, is_alive
+from tests.e2e.harness import Events, Held, Proxy, eventually, fetch, free_port, held, is_alive
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
 def test_a_connection_that_never_ends_is_closed_at_the_deadline_and_no_other_service_notices(tmp_path: Path) -> None:
     web, other = free_port(), free_port()
     config = configs.service(web, drain='deadline = "60s"') + configs.service(other, name="other")
-    with Proxy(tmp_path, config) as proxy, Events(proxy) as events, Held(web) as endless, Held(other) as held:
+    with Proxy(tmp_path, config) as proxy, Events(proxy) as events, Held(web) as endless, Held(other) as bystanding:
         assert endless.ask().startswith("v1 1 ")
-        assert held.ask().startswith("v1 1 ")
+        assert bystanding.ask().startswith("v1 1 ")
         (old,) = proxy.pids()
         bystander = proxy.begin("swap", "other", version="v2", deadline="60s")["id"]
         events.wait(operation=bystander, phase="switch", state="end")
@@ -28,8 +29,7 @@ def test_a_connection_that_never_ends_is_closed_at_the_deadline_and_no_other_ser
         events.wait(operation=number, phase="drain", state="begin")
         began = time.monotonic()
         with pytest.raises(OSError, match="reset"):  # it had a byte in the last second: cut short, and told so
-            while True:
-                endless.ask()
+            _ask_for_ever(endless)
         assert 0.9 <= time.monotonic() - began <= 2
         result = events.wait(operation=number, type="result")["result"]
         assert time.monotonic() - began <= 2
@@ -40,7 +40,7 @@ def test_a_connection_that_never_ends_is_closed_at_the_deadline_and_no_other_ser
         assert metrics.get("proxy_drain_forced_connections_total", service="web") == 1
         assert metrics.get("proxy_drain_completed_total", service="web", outcome="forced") == 1
 
-        assert held.ask().startswith("v1 1 ")
+        assert bystanding.ask().startswith("v1 1 ")
         drain = proxy.generation(1, "other")["drain"]  # type: ignore[index]
         assert drain["initial"] == drain["remaining"] == 1
         assert 50 < drain["deadline"] - time.time() <= 60
@@ -57,10 +57,11 @@ def test_a_client_that_is_idle_at_the_deadline_sees_an_ordinary_end(tmp_path: Pa
 
 def test_several_generations_drain_side_by_side_and_each_ends_with_its_own_connections(tmp_path: Path) -> None:
     port = free_port()
-    with Proxy(tmp_path, configs.service(port)) as proxy, Events(proxy) as events:
-        clients, numbers, pids = [], [], []
+    with Proxy(tmp_path, configs.service(port)) as proxy, Events(proxy) as events, ExitStack() as stack:
+        clients: list[Held] = []
+        numbers, pids = [], []
         for version in ("v2", "v3", "v1"):
-            clients.append(Held(port))
+            clients.append(stack.enter_context(Held(port)))
             clients[-1].ask()
             pids += proxy.pids()
             numbers.append(proxy.begin("swap", version=version)["id"])
@@ -70,7 +71,7 @@ def test_several_generations_drain_side_by_side_and_each_ends_with_its_own_conne
         assert [client.ask().split()[1] for client in clients] == ["1", "2", "3"]
 
         for index in (1, 0, 2):  # the middle one first
-            clients[index].__exit__()
+            clients[index].close()
             result = events.wait(operation=numbers[index], type="result")["result"]
             assert (result["drained"], result["forced"]) == (1, 0)
             assert not is_alive(pids[index])
@@ -79,8 +80,8 @@ def test_several_generations_drain_side_by_side_and_each_ends_with_its_own_conne
 
 def test_a_swap_waits_for_the_end_of_its_own_drain_only(tmp_path: Path) -> None:
     port = free_port()
-    with Proxy(tmp_path, configs.service(port)) as proxy, Events(proxy) as events, Held(port) as held:
-        held.ask()
+    with Proxy(tmp_path, configs.service(port)) as proxy, Events(proxy) as events, Held(port) as client:
+        client.ask()
         first = proxy.begin("swap", version="v2")["id"]
         events.wait(operation=first, phase="switch", state="end")
         assert proxy.operate("swap", version="v3")["drained"] == 0
@@ -93,10 +94,10 @@ def test_a_backend_that_says_goodbye_itself_is_told_when_its_drain_starts(tmp_pa
     config = configs.service(port, drain='signal_at = "start"\ndeadline = "60s"', **versions)
     with Proxy(tmp_path, config) as proxy, Events(proxy) as events:
         (old,) = proxy.pids()
-        with Held(port) as held:
-            held.ask()
+        with Held(port) as client:
+            client.ask()
             number = proxy.begin("swap", version="v2")["id"]
-            assert held.rest() == b"goodbye\n"
+            assert client.rest() == b"goodbye\n"
         result = events.wait(operation=number, type="result")["result"]
         assert (result["drained"], result["forced"]) == (1, 0)
         assert result["phases"]["drain"] < 10
@@ -105,7 +106,9 @@ def test_a_backend_that_says_goodbye_itself_is_told_when_its_drain_starts(tmp_pa
 
 def test_a_backend_that_ignores_the_stop_signal_is_killed(tmp_path: Path) -> None:
     port = free_port()
-    config = configs.service(port, drain='stop_timeout = "500ms"', v1=configs.backend("--stubborn"), v2=configs.backend())
+    config = configs.service(
+        port, drain='stop_timeout = "500ms"', v1=configs.backend("--stubborn"), v2=configs.backend()
+    )
     with Proxy(tmp_path, config) as proxy:
         (old,) = proxy.pids()
         result = proxy.operate("swap", version="v2")
@@ -116,15 +119,17 @@ def test_a_backend_that_ignores_the_stop_signal_is_killed(tmp_path: Path) -> Non
 
 def test_drain_progress_is_told_as_it_happens(tmp_path: Path) -> None:
     port = free_port()
-    with Proxy(tmp_path, configs.service(port)) as proxy, Events(proxy) as events:
-        clients = [Held(port) for _ in range(3)]
-        for client in clients:
-            client.ask()
+    with Proxy(tmp_path, configs.service(port)) as proxy, Events(proxy) as events, held(port, 3) as clients:
         number = proxy.begin("swap", version="v2", deadline="60s")["id"]
         first = events.wait(operation=number, type="drain")
         assert (first["initial"], first["remaining"], first["generation"]) == (3, 3, 1)
         assert 50 < first["deadline"] - time.time() <= 60
         for left in (2, 1, 0):
-            clients[left].__exit__()
+            clients[left].close()
             events.wait(operation=number, type="drain", remaining=left)
         assert events.wait(operation=number, type="result")["result"]["drained"] == 3
+
+
+def _ask_for_ever(client: Held) -> None:
+    while True:
+        client.ask()

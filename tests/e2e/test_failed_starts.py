@@ -43,7 +43,9 @@ BROKEN = {
 def test_a_version_that_does_not_start_is_explained_and_changes_nothing(tmp_path: Path, case: str) -> None:
     version, reasons, printed = BROKEN[case]
     port, free = free_port(), str(free_port())
-    health = 'start_timeout = "1s"\ninterval = "100ms"\n' + ('type = "http"\npath = "/health"' if "check" in case else "")
+    health = 'start_timeout = "1s"\ninterval = "100ms"\n' + (
+        'type = "http"\npath = "/health"' if "check" in case else ""
+    )
     config = configs.service(port, health=health, v1=configs.backend(), v2=version.replace("{free}", free))
     with Proxy(tmp_path, config) as proxy, Load(port, 4) as load, processes_of(f":{tmp_path}/state") as ours:
         load.wait_for(10)
@@ -97,7 +99,7 @@ def test_a_replica_that_fails_fails_the_swap_and_its_siblings_are_stopped(tmp_pa
     port = free_port()
     script = tmp_path / "start.sh"
     good = configs.backend(replicas=3).splitlines()[0].split(" = ", 1)[1]
-    script.write_text("#!/bin/sh\n[ $PROXY_REPLICA = 1 ] && { echo replica 1 has no luck; exit 7; }\nexec \"$@\"\n")
+    script.write_text('#!/bin/sh\n[ $PROXY_REPLICA = 1 ] && { echo replica 1 has no luck; exit 7; }\nexec "$@"\n')
     script.chmod(0o755)
     v2 = f"command = {good.replace('[', f'[{str(script)!r}, ', 1)}\nreplicas = 3\n".replace("'", '"')
     config = configs.service(port, v1=configs.backend(), v2=v2)

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from tests.e2e import configs
 from tests.e2e.harness import Events, Held, Proxy, eventually, fetch, free_port, is_alive
@@ -98,7 +98,7 @@ def test_redis_benchmark_runs_through_swaps_with_no_error(tmp_path: Path) -> Non
 
 
 def test_a_download_and_an_upload_that_are_under_way_are_whole_after_a_swap(tmp_path: Path) -> None:
-    """socat on both sides: nothing but bytes and half-closes, and the upload's answer comes after its end."""
+    """Nothing but socat on both sides: bytes and half-closes, and the upload's answer comes after its end."""
     socat, curl = need("socat", package="socat"), need("curl", package="curl")
     content = os.urandom(8 << 20)
     (tmp_path / "content").write_bytes(content)
@@ -147,7 +147,7 @@ class Cli:
             ["redis-cli", "-p", str(port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def __enter__(self) -> Cli:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

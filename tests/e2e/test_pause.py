@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from tests.e2e import configs
@@ -14,11 +15,11 @@ if TYPE_CHECKING:
 def test_a_connection_begun_in_a_pause_is_held_and_then_served_and_open_ones_go_on(tmp_path: Path) -> None:
     port = free_port()
     config = "workers = 2\n" + configs.service(port, keys='connect_timeout = "500ms"')
-    with Proxy(tmp_path, config) as proxy, Held(port) as before:
+    with Proxy(tmp_path, config) as proxy, Held(port) as before, ExitStack() as stack:
         before.ask()
         proxy.ok("pause")
         assert proxy.service()["state"] == "paused"
-        clients = [Held(port) for _ in range(10)]
+        clients = [stack.enter_context(Held(port)) for _ in range(10)]
         for client in clients:
             client.send()
         # Longer than connect_timeout: a pause is no failure to connect.
@@ -28,8 +29,6 @@ def test_a_connection_begun_in_a_pause_is_held_and_then_served_and_open_ones_go_
         proxy.ok("resume")
         assert {client.answer().split()[0] for client in clients} == {"v1"}
         assert proxy.service()["state"] == "serving"
-        for client in clients:
-            client.__exit__()
 
 
 def test_connections_held_over_a_swap_get_the_new_version(tmp_path: Path) -> None:
@@ -50,10 +49,8 @@ def test_a_client_that_leaves_during_a_pause_is_forgotten(tmp_path: Path) -> Non
     port = free_port()
     with Proxy(tmp_path, configs.service(port)) as proxy:
         proxy.ok("pause")
-        client = Held(port)
-        client.send()
-        client.socket.shutdown(2)
-        client.__exit__()
+        with Held(port) as client:
+            client.send()
         proxy.ok("resume")
         with Held(port) as other:
             assert other.ask().startswith("v1 1 ")

@@ -20,7 +20,11 @@ def test_listeners_come_and_go_without_dropping_a_held_connection(tmp_path: Path
     first, second = free_port(), free_port()
     public = tmp_path / "public.sock"
     both = [f"127.0.0.1:{first}", f"127.0.0.1:{second}", f"unix:{public}"]
-    with Proxy(tmp_path, "workers = 2\n" + configs.service(first)) as proxy, Held(first) as held, Load(first, 4) as load:
+    with (
+        Proxy(tmp_path, "workers = 2\n" + configs.service(first)) as proxy,
+        Held(first) as held,
+        Load(first, 4) as load,
+    ):
         assert held.ask().startswith("v1 1 ")
         proxy.write("workers = 2\n" + configs.service(both))
         proxy.ok("reload")

@@ -64,13 +64,18 @@ def test_rollback_to_a_generation_that_is_gone_is_a_swap(tmp_path: Path) -> None
 
 def test_rollback_while_the_old_generation_drains_revives_it(tmp_path: Path) -> None:
     port = free_port()
-    with Proxy(tmp_path, configs.service(port)) as proxy, Events(proxy) as events, Held(port) as held, Held(port) as gone:
+    with (
+        Proxy(tmp_path, configs.service(port)) as proxy,
+        Events(proxy) as events,
+        Held(port) as held,
+        Held(port) as gone,
+    ):
         held.ask()
         gone.ask()
         (old,) = proxy.pids()
         swap = proxy.begin("swap", version="v2", deadline="60s")["id"]
         events.wait(operation=swap, type="drain", remaining=2)
-        gone.__exit__()
+        gone.close()
         events.wait(operation=swap, type="drain", remaining=1)
         result = proxy.operate("rollback")
         assert (result["to"], result["phases"]["start"]) == ("v1", 0)

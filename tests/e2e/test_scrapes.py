@@ -6,31 +6,47 @@ import os
 import signal
 import subprocess
 import time
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from tests.e2e import configs
-from tests.e2e.harness import Events, Held, Load, Metrics, Proxy, eventually, free_port
+from tests.e2e.harness import Events, Held, Load, Metrics, Proxy, eventually, free_port, held
 from tests.tools import need
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-NAMES = """
-proxy_connections_total proxy_connections_active proxy_connections_refused_total proxy_connection_duration_seconds
-proxy_received_bytes_total proxy_sent_bytes_total proxy_backend_connect_seconds proxy_backend_connect_errors_total
-proxy_backend_up proxy_backend_restarts_total proxy_health_checks_total proxy_swaps_total proxy_swap_phase_seconds
-proxy_active_generation proxy_drain_active_connections proxy_drain_deadline_timestamp_seconds proxy_drain_seconds
-proxy_drain_completed_total proxy_drain_forced_connections_total proxy_worker_up proxy_worker_restarts_total
-proxy_build_info
-""".split()
+NAMES = [
+    "proxy_connections_total",
+    "proxy_connections_active",
+    "proxy_connections_refused_total",
+    "proxy_connection_duration_seconds",
+    "proxy_received_bytes_total",
+    "proxy_sent_bytes_total",
+    "proxy_backend_connect_seconds",
+    "proxy_backend_connect_errors_total",
+    "proxy_backend_up",
+    "proxy_backend_restarts_total",
+    "proxy_health_checks_total",
+    "proxy_swaps_total",
+    "proxy_swap_phase_seconds",
+    "proxy_active_generation",
+    "proxy_drain_active_connections",
+    "proxy_drain_deadline_timestamp_seconds",
+    "proxy_drain_seconds",
+    "proxy_drain_completed_total",
+    "proxy_drain_forced_connections_total",
+    "proxy_worker_up",
+    "proxy_worker_restarts_total",
+    "proxy_build_info",
+]
 
 
 def test_promtool_has_nothing_to_say_about_the_page_before_in_and_after_a_drain(tmp_path: Path) -> None:
     port = free_port()
     with Proxy(tmp_path, configs.service(port)) as proxy, Events(proxy) as events:
         _promtool(proxy)
-        with Held(port) as held:
-            held.ask()
+        with held(port, 1):
             number = proxy.begin("swap", version="v2")["id"]
             events.wait(operation=number, type="drain")
             _promtool(proxy)
@@ -63,10 +79,7 @@ def test_the_openmetrics_page_is_served_to_who_asks_for_it(tmp_path: Path) -> No
 
 def test_drain_gauges_move_while_a_drain_goes_on(tmp_path: Path) -> None:
     port = free_port()
-    with Proxy(tmp_path, configs.service(port)) as proxy, Events(proxy) as events:
-        clients = [Held(port) for _ in range(3)]
-        for client in clients:
-            client.ask()
+    with Proxy(tmp_path, configs.service(port)) as proxy, Events(proxy) as events, held(port, 3) as clients:
         number = proxy.begin("swap", version="v2", deadline="60s")["id"]
         events.wait(operation=number, type="drain", remaining=3)
         labels = {"service": "web", "version": "v1", "generation": "1"}
@@ -78,10 +91,10 @@ def test_drain_gauges_move_while_a_drain_goes_on(tmp_path: Path) -> None:
         assert 50 < deadline - time.time() <= 60
         assert page.get("proxy_active_generation", service="web") == 2
         for left in (2, 1):
-            clients[left].__exit__()
+            clients[left].close()
             events.wait(operation=number, type="drain", remaining=left)
             assert proxy.metrics().get("proxy_drain_active_connections", **labels) == left
-        clients[0].__exit__()
+        clients[0].close()
         events.wait(operation=number, type="result")
         page = proxy.metrics()
         assert page.get("proxy_drain_active_connections", **labels) is None
@@ -115,7 +128,7 @@ def test_no_counter_goes_backwards_when_workers_and_backends_are_killed_under_lo
         scrape()
         proxy.operate("restart")
         scrape()
-    for before, after in zip(pages, pages[1:], strict=False):
+    for before, after in pairwise(pages):
         assert not _went_backwards(before, after)
     assert pages[-1].get("proxy_worker_restarts_total") == 2
 

@@ -46,14 +46,18 @@ def _assert_switched_in_one_step(answers: list[Answer], events: Events) -> None:
         replaced = reported[answer.generation - 1] if answer.generation <= SWAPS else float("inf")
         assert answer.began <= replaced, f"{answer} came {answer.began - replaced:.6f} s after the switch away from it"
         switched = begun[answer.generation - 2] if answer.generation > 1 else 0.0
-        assert answer.ended >= switched - 0.002, f"{answer} came {switched - answer.ended:.6f} s before the switch to it"
+        assert answer.ended >= switched - 0.002, (
+            f"{answer} came {switched - answer.ended:.6f} s before the switch to it"
+        )
     _assert_never_back(answers)
 
 
 def _assert_never_back(answers: list[Answer]) -> None:
     """Once anybody has had an answer of a generation, no connection that is begun later gets an earlier one."""
     by_end = sorted(answers, key=lambda answer: answer.ended)
-    newest = dict(zip((answer.ended for answer in by_end), accumulate((a.generation for a in by_end), max), strict=True))
+    newest = dict(
+        zip((answer.ended for answer in by_end), accumulate((a.generation for a in by_end), max), strict=True)
+    )
     by_begin = iter(sorted(answers, key=lambda answer: answer.began))
     answer = next(by_begin, None)
     seen = 0
