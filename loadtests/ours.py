@@ -26,7 +26,7 @@ def proxy(folder: Path, port: int, backend: int, *, workers: int, health: str) -
     config.write_text(
         f'state_dir = "{folder}/state"\nworkers = {workers}\n'
         f'[services.web]\nlisten = "127.0.0.1:{port}"\nactive = "v1"\n'
-        f'[services.web.health]\ntype = "{health}"\n'
+        f'[services.web.health]\ntype = "{health}"\n[services.web.drain]\ndeadline = 0\n'
         f'[services.web.versions.v1]\naddress = "127.0.0.1:{backend}"\n'
     )
     command = [*PROXYCTL, "--socket", str(control), "run", str(config)]

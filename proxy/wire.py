@@ -58,8 +58,8 @@ class Route(Request):
     """The whole policy of a service for new connections; it replaces the one before in one step.
 
     `endpoints` are the replicas in rotation of `generation`. While there are none, new connections wait up to
-    `connect_timeout`. `held`: a switch is under way, so new connections wait for the next Route (and go along
-    this one if control leaves). `paused`: they wait until a Route says otherwise, however long. `max_connections` is this
+    `connect_timeout`. `held`: a switch is under way, so new connections wait for the next Route (and go along this one
+    if control leaves). `paused`: they wait until a Route says otherwise, however long. `max_connections` is this
     worker's share; None is no limit. Times are in seconds; an `idle_timeout` of 0 is none.
     """
 

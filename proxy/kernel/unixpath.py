@@ -1,11 +1,14 @@
-"""Unix socket paths of any length: sockaddr_un holds 107 bytes (unix(7)), a folder's descriptor in /proc gets round it."""
+"""Unix socket paths of any length: sockaddr_un holds 107 bytes (unix(7)); a folder's descriptor gets round that."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 LIMIT = 107
 

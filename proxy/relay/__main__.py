@@ -8,12 +8,13 @@ from __future__ import annotations
 import argparse
 import gc
 import resource
+import signal
 import socket
 
 import trio
 
 from proxy import logs
-from proxy.relay.worker import Worker
+from proxy.relay.worker import SIGNALS, Worker
 
 RESERVE = 64  # descriptors for everything that is not a connection: listeners, epoll, the link, standard streams
 
@@ -25,6 +26,9 @@ def main() -> None:
     arguments = parser.parse_args()
     logs.configure(arguments.log_format)
     listener = socket.socket(fileno=arguments.fd)
+    for number in SIGNALS:
+        # Before the worker can heed them, and after it has heeded the last one.
+        signal.signal(number, signal.SIG_IGN)
     worker = Worker(listener, capacity=_capacity(_raise_limit()))
     gc.freeze()  # what was imported lives as long as the process: not worth a look in each collection
     trio.run(worker.run)

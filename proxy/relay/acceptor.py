@@ -10,6 +10,7 @@ import _socket
 import errno
 import logging
 import socket
+from pathlib import Path
 from select import EPOLLEXCLUSIVE, EPOLLIN
 from typing import TYPE_CHECKING, Protocol
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BATCH = 8  # connections per event, so that workers share what arrives
-QUEUE = 65536  # at least as much as an accept queue can hold (net.core.somaxconn is 16 bits for listen(2))
 # accept(2): errors of the connection that was to be accepted; it is gone, and the next one may be fine. Every other
 # error (EMFILE, ENFILE, ENOBUFS, ENOMEM, and what nobody thought of) is there again at the next try.
 PASSING = frozenset(
@@ -132,7 +132,7 @@ class Listener:
         self.wanted = False
         self.update()
         if drain:
-            for _ in range(QUEUE):
+            for _ in range(_longest_queue()):
                 if not self._accept():
                     break
         self._gate.listeners.discard(self)
@@ -161,6 +161,14 @@ class Listener:
             return False
         self._service.admit(_socket.socket(*self._kind, fd))
         return True
+
+
+def _longest_queue() -> int:
+    """Return how many connections can wait in an accept queue (listen(2)). Under load there is always one more."""
+    try:
+        return int(Path("/proc/sys/net/core/somaxconn").read_text(encoding="ascii"))
+    except OSError:
+        return 4096
 
 
 def _copy(fd: int) -> socket.socket:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from proxy.logs import facts
 from proxy.relay.attempt import UNDER_WAY, Attempt
-from proxy.relay.connection import Connection, reset_on_close
+from proxy.relay.connection import reset_on_close
 from proxy.relay.engine import GONE, READ_ON, STREAM_OUT
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ class Client:
 
     It tries the endpoints of the present route, each once; then it waits, longer each time, and starts over, until
     `deadline`. While the service is held or paused it waits without a limit. What it sends stays in the kernel.
-
-    It handles events of its own socket while it waits, and those of the attempt while it is being connected.
     """
 
     __slots__ = (
@@ -70,6 +68,14 @@ class Client:
                 self._try_endpoints()
         except Exception as error:  # noqa: BLE001  # whatever it is, it is this client's alone
             self.fail(error)
+
+    def take_over(self, attempt: Attempt, error: int) -> None:
+        """Go on with a first attempt that was not successful at once."""
+        try:
+            if not self._began(attempt, error):
+                self._try_endpoints()
+        except Exception as bug:  # noqa: BLE001  # as above
+            self.fail(bug)
 
     def rearm(self, retry: float = math.inf) -> None:
         """Set the timer of a client that waits, for its deadline or before; there is none while the service is held."""
@@ -134,30 +140,35 @@ class Client:
                 return
             if self._try(endpoint):
                 return
-            self._tried.add(endpoint)
         self._refuse("no_backend")
 
     def _try(self, endpoint: Endpoint) -> bool:
         """Start to connect; return whether that did not fail at once."""
         service = self._service
         try:
-            attempt = Attempt(self, endpoint, service.generation)
+            attempt = Attempt(endpoint, service.generation)
         except OSError as shortage:
             service.gate.starve(shortage)
             service.generation.failed("other")
+            self._tried.add(endpoint)
             return False
-        error = attempt.connect()
+        return self._began(attempt, attempt.connect())
+
+    def _began(self, attempt: Attempt, error: int) -> bool:
+        """Go on with an attempt that was just begun; return whether it did not fail at once."""
+        service = self._service
         if error == 0:
             self._connected(attempt, 0)
         elif error in UNDER_WAY:
-            self._attempt = attempt
-            service.generation.members.add(self)
+            self._attempt, attempt.client = attempt, self
+            attempt.generation.members.add(self)
             service.engine.watch(attempt.sock.fileno(), attempt, STREAM_OUT)
             self._timer = service.engine.at(min(self.deadline, service.engine.now + service.patience), self._on_timer)
         else:
             attempt.failed(error)
             attempt.withdraw()
             attempt.sock.close()
+            self._tried.add(attempt.endpoint)
             return False
         return True
 
@@ -191,13 +202,10 @@ class Client:
 
     def _connected(self, attempt: Attempt, mask: int) -> None:
         """Become a connection. `mask` holds the events of the backend's socket until now."""
-        attempt.succeeded()
-        connection = Connection(
-            self._service, attempt.generation, attempt.endpoint, self._sock, attempt.sock, self._accepted
-        )
-        client, backend = connection.client, connection.backend
-        client.reads_on, client.watches_out = bool(self._seen & READ_ON), self._is_watched
-        backend.reads_on, backend.watches_out = bool(mask & READ_ON), bool(mask)
+        connection = attempt.join(self._service, self._sock, self._accepted, mask)
+        if self._is_watched:
+            connection.client.watches_out = True
+            connection.client.read_on(self._seen & READ_ON)
         connection.start()
 
     # The end

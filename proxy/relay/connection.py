@@ -19,7 +19,7 @@ from __future__ import annotations
 import logging
 import socket
 import struct
-from select import EPOLLERR, EPOLLOUT
+from select import EPOLLERR, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
 from socket import MSG_DONTWAIT, MSG_MORE
 from typing import TYPE_CHECKING
 
@@ -41,6 +41,7 @@ IDLE = 1.0  # seconds without a byte, after which closing a connection interrupt
 LAST_WORDS = 5.0  # seconds without a byte that a side which was reset leaves its peer to read what it had sent before
 RESET = struct.pack("ii", 1, 0)  # struct linger: with a time of 0, close sends RST and drops what is unsent
 NOTHING = memoryview(b"")
+AWAITING_MORE = MSG_DONTWAIT | MSG_MORE
 
 
 def reset_on_close(sock: _socket.socket) -> None:
@@ -58,6 +59,7 @@ class Side:
         "fd",
         "flow",
         "forward",
+        "has_fin",
         "is_broken",
         "is_queued",
         "peer",
@@ -79,6 +81,7 @@ class Side:
         self.pending = NOTHING  # what is still to be sent to this side
         self.eof = False
         self.is_broken = False
+        self.has_fin = False  # nothing but the end is left behind what can be read
         self.reads_on = False  # a short read does not mean that there is no more
         self.is_queued = False  # in the ready list
         self.watches_out = False
@@ -88,7 +91,7 @@ class Side:
 
     def on_event(self, mask: int) -> None:
         if mask & READ_ON:
-            self.reads_on = True
+            self.read_on(mask & READ_ON)
         if self.pending and mask & EPOLLOUT:
             self.flush()
         if self.forward is not None:
@@ -96,6 +99,14 @@ class Side:
                 self.pump(1)
         elif mask & EPOLLERR:
             self.broke()
+
+    def read_on(self, reasons: int) -> None:
+        """From now on do not take a short read for the last one, if events (of READ_ON) gave reasons for that."""
+        self.reads_on = self.reads_on or bool(reasons)
+        self.has_fin = reasons == EPOLLRDHUP
+        if reasons & EPOLLPRI:
+            # An urgent byte stays in the stream; a read stops before it, so there is still time to say so (tcp(7)).
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
 
     def fail(self, error: Exception) -> None:
         self.connection.fail(error)
@@ -131,8 +142,8 @@ class Side:
             flow.received += size
             self.connection.last = engine.now
             try:
-                # With an end behind it, the last segment waits for the FIN, and both go as one packet.
-                sent = forward(view[:size], MSG_DONTWAIT | MSG_MORE if self.reads_on else MSG_DONTWAIT)
+                # The last bytes wait for the FIN that is read next, and both go as one packet.
+                sent = forward(view[:size], AWAITING_MORE if self.has_fin and size < BUFFER else MSG_DONTWAIT)
             except BlockingIOError:
                 sent = 0
             except OSError:
@@ -208,6 +219,7 @@ class Side:
             return
         peer = self.peer
         self.is_broken = True
+        self.has_fin = False
         self.pending = NOTHING
         peer.forward = None
         if peer.is_broken or (self.eof and not peer.pending):
@@ -256,14 +268,18 @@ class Connection:
 
     def start(self) -> None:
         """Relay from now on."""
-        self.engine.watch(self.client.fd, self.client, STREAM)
-        self.engine.watch(self.backend.fd, self.backend, STREAM)
-        if self.service.idle_timeout:
-            self.watch_idle()
-        # Edges that came before are gone.
-        if self.backend.watches_out:
-            self.backend.enqueue()
-        self.client.pump(1)
+        client, backend = self.client, self.backend
+        try:
+            self.engine.watch(client.fd, client, STREAM)
+            self.engine.watch(backend.fd, backend, STREAM)
+            if self.service.idle_timeout:
+                self.watch_idle()
+            # The edges of what came before are gone.
+            if backend.watches_out:
+                backend.enqueue()
+            client.pump(1)
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is this connection's alone
+            self.fail(error)
 
     # Idle
 

@@ -14,6 +14,7 @@ ready. What the loop keeps to, and why:
 
 from __future__ import annotations
 
+import logging
 import math
 import select
 import time
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from proxy.relay.connection import Side
+
+log = logging.getLogger(__name__)
 
 LINGER = 0.002
 TURN = 0.005
@@ -149,7 +152,7 @@ class Engine:
         due = self._timers.next
         if due is not None and due <= now:
             busy = True
-            self._timers.fire(now)
+            self._fire()
         if self._closing:
             self.sweep()
         return busy
@@ -160,6 +163,12 @@ class Engine:
             return 0.0
         due = self._timers.next
         return LINGER if due is None else max(0.0, min(LINGER, due - time.monotonic()))
+
+    def _fire(self) -> None:
+        try:
+            self._timers.fire(self.now)
+        except Exception:  # as above; the timers that are left are due in the next pass
+            log.exception("a timer failed")
 
     def _serve_ready(self) -> None:
         for _ in range(min(SERVED, len(self.ready))):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from proxy.core.address import Address
@@ -10,9 +11,18 @@ from proxy.wire import CONNECT_BUCKETS, DURATION_BUCKETS, GenerationCounts, Hist
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from socket import AddressFamily
 
-    from proxy.core.address import SockAddr
+
+def _ephemeral_ports() -> range:
+    """Return the ports that the kernel gives to sockets which did not ask for one (ip(7))."""
+    try:
+        first, last = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split()
+    except OSError:
+        return range(1024, 65536)
+    return range(int(first), int(last) + 1)
+
+
+_EPHEMERAL = _ephemeral_ports()
 
 
 class Member(Protocol):
@@ -40,14 +50,15 @@ class Flow:
 class Endpoint:
     """Where a replica accepts, and how many connections of this worker it has or is about to have."""
 
-    __slots__ = ("address", "connections", "family", "is_loopback", "port", "sockaddr")
+    __slots__ = ("address", "connections", "family", "is_ephemeral", "is_loopback", "port", "sockaddr")
 
     def __init__(self, address: str) -> None:
         parsed = Address.parse(address)
         self.address = address
-        self.family: AddressFamily = parsed.family
-        self.sockaddr: SockAddr = parsed.sockaddr
+        self.family = int(parsed.family)
+        self.sockaddr = parsed.sockaddr
         self.port = parsed.port
+        self.is_ephemeral = parsed.port in _EPHEMERAL
         self.is_loopback = parsed.is_loopback
         self.connections = 0
 

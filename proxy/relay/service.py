@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from proxy.core.balance import POLICIES, least
 from proxy.relay.acceptor import Listener
+from proxy.relay.attempt import Attempt
 from proxy.relay.client import Client
 from proxy.relay.connection import Connection
 from proxy.relay.generation import Generation
@@ -16,7 +17,7 @@ from proxy.wire import Counts
 
 if TYPE_CHECKING:
     import _socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from proxy.relay.acceptor import Gate
     from proxy.relay.engine import Engine
@@ -76,7 +77,7 @@ class Service:
         if self.policy is not None and self.policy.held:
             self._replace(dataclasses.replace(self.policy, held=False))
 
-    def pick(self, tried: set[Endpoint]) -> Endpoint | None:
+    def pick(self, tried: Collection[Endpoint]) -> Endpoint | None:
         """Choose an endpoint of the route that was not tried yet."""
         candidates = [endpoint for endpoint in self.endpoints if endpoint not in tried] if tried else self.endpoints
         if len(candidates) < 2:
@@ -170,7 +171,23 @@ class Service:
         if self._clients >= self._limit:
             self._update_room()
         self.gate.enter()
-        Client(self, sock).start()
+        attempt = self._first_attempt()
+        if attempt is None:
+            Client(self, sock).start()
+        elif error := attempt.connect():
+            Client(self, sock).take_over(attempt, error)
+        else:  # nearly always, with backends on this machine: no need for what a client has who must wait
+            attempt.join(self, sock, self.engine.now).start()
+
+    def _first_attempt(self) -> Attempt | None:
+        """Return an attempt for a client that has just come, or None if it has to wait."""
+        endpoint = None if self.is_holding else self.pick(())
+        if endpoint is None:
+            return None
+        try:
+            return Attempt(endpoint, self.generation)
+        except OSError:
+            return None
 
     def client_left(self) -> None:
         """A client's socket is being closed."""

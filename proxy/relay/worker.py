@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from proxy.wire import Message, Request
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
 
 class Worker:
     """The services by name, and the door for control. `capacity` is the number of connections that there can be."""
@@ -31,7 +33,7 @@ class Worker:
 
     async def run(self) -> None:
         """Relay until control says Exit, or SIGTERM arrives while there is no control."""
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        with trio.open_signal_receiver(*SIGNALS) as signals:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._heed, signals)
                 await self._engine.run()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -18,6 +17,7 @@ from proxy.kernel.inotify import FolderWatch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from proxy.control.backend import Backend
 
@@ -44,9 +44,7 @@ class World:
         self, command: str | tuple[str, ...], *, generation: int = 1, replica: int = 0, **settings: Any
     ) -> Backend:
         service, version = self.service(command, **settings)
-        started = await backend.start(
-            service, version, generation, replica, state_dir=self.state_dir, ports=self.ports
-        )
+        started = await backend.start(service, version, generation, replica, state_dir=self.state_dir, ports=self.ports)
         self.started.append(started)
         return started
 

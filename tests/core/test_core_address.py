@@ -1,3 +1,5 @@
+import contextlib
+import re
 import socket
 
 import pytest
@@ -40,9 +42,8 @@ def test_every_form_a_user_may_write_is_understood(text, family, sockaddr):
     ],
 )
 def test_a_wrong_address_says_how_it_should_look(text, said):
-    with pytest.raises(ValueError, match=".") as caught:
+    with pytest.raises(ValueError, match=re.escape(said)):
         Address.parse(text)
-    assert said in str(caught.value)
 
 
 def test_host_names_are_for_external_backends_only():
@@ -59,7 +60,5 @@ def test_what_is_printed_is_read_back(ip, port):
 
 @given(st.text())
 def test_no_text_whatever_does_anything_but_parse_or_raise_value_error(text):
-    try:
+    with contextlib.suppress(ValueError):
         Address.parse(text, names=True)
-    except ValueError as error:
-        assert str(error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import select
 import signal
 import socket
@@ -25,13 +26,22 @@ if TYPE_CHECKING:
 
 # Bounds how long a test may take when something is broken; nothing waits this long when all is well.
 PATIENCE = 30.0
-_RUN = ["proxy.cli", "run"] if (Path(__file__).parents[2] / "proxy/cli/run.py").exists() else ["proxy.main", "--config"]
+
+
+# Outgoing connections take their ports from above, and backends of the proxy from between.
+_PORTS = range(10000, 20000)
+_given: set[int] = set()
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody has, and that no outgoing connection takes before somebody listens on it."""
+    while True:
+        port = random.choice(_PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            if port not in _given:
+                probe.bind(("127.0.0.1", port))
+                _given.add(port)
+                return port
 
 
 def eventually(condition: Callable[[], Any], *, within: float = PATIENCE, what: str = "") -> Any:
@@ -81,7 +91,7 @@ class Proxy:
     def start(self, *, wait: bool = True) -> None:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", *_RUN, str(self.config)],
+                [sys.executable, "-P", "-m", "proxy.cli", "run", str(self.config)],
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
@@ -108,8 +118,9 @@ class Proxy:
         if self.process is None:
             return
         if self.process.poll() is None:
+            # The second signal says "now". Two of a kind could arrive as one (signal(7)).
             self.process.send_signal(signal.SIGTERM)
-            self.process.send_signal(signal.SIGTERM)
+            self.process.send_signal(signal.SIGINT)
             try:
                 self.process.wait(15)
             except subprocess.TimeoutExpired:
@@ -130,15 +141,20 @@ class Proxy:
         )
 
     def popen(self, *arguments: str) -> subprocess.Popen[str]:
-        """Begin `proxyctl VERB …` against this proxy, with its output in pipes."""
-        return subprocess.Popen(
-            [sys.executable, "-P", "-m", "proxy.cli", *arguments],
-            env={**os.environ, "PROXYCTL_SOCKET": str(self.socket)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=self.folder,
-        )
+        """Begin `proxyctl VERB …` against this proxy, with its output in pipes. It listens to SIGINT."""
+        # A shell lets what it runs in the background ignore SIGINT, and children inherit that; not so a handler.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            return subprocess.Popen(
+                [sys.executable, "-P", "-m", "proxy.cli", *arguments],
+                env={**os.environ, "PROXYCTL_SOCKET": str(self.socket)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                cwd=self.folder,
+            )
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def ok(self, *arguments: str, timeout: float = 90) -> str:
         """Run a verb that must succeed; returns what it printed."""
@@ -446,15 +462,14 @@ class Load:
 
 
 def kill(pid: int) -> float:
-    """Kill a process and return when it was dead: its sockets are closed by then (monotonic)."""
-    os.kill(pid, signal.SIGKILL)
-    while True:
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except (FileNotFoundError, ProcessLookupError):
-            state = "X"
-        if state in "ZX":
-            return time.monotonic()
+    """Kill a process and return when all its threads had ended, and so its sockets closed (monotonic)."""
+    descriptor = os.pidfd_open(pid)
+    try:
+        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        select.select([descriptor], [], [])
+    finally:
+        os.close(descriptor)
+    return time.monotonic()
 
 
 @contextlib.contextmanager

@@ -60,7 +60,7 @@ def test_a_connection_begun_while_no_backend_is_there_is_served_when_it_is_back(
         go.write_text("go\n")
         assert early.answer().startswith("v1 1 ")
         (pid,) = proxy.pids()
-        os.kill(pid, signal.SIGKILL)
+        kill(pid)
         with Held(port) as late:
             late.send()
             assert not late.has_answer()

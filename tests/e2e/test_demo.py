@@ -49,8 +49,8 @@ def test_the_demo_succeeds_without_a_failed_request_and_leaves_nothing_behind(ho
         text = demo.communicate(timeout=60)[0]
     assert demo.returncode == 0, text
     assert re.search(r"requests +[\d,]+ sent, 0 failed", text), text
-    assert re.search(r"slow request +begun before the swap, answered by v1 after 5\.\d+s", text), text
-    assert re.search(r"v1 -> v2 +switch .*, drain 4\.\d+s; 0 connections cut, 0 late answers from v1", text), text
+    assert re.search(r"slow request +begun before the swap, answered by v1 after [\d.]+s", text), text
+    assert re.search(r"v1 -> v2 +switch .*, drain [\d.]+m?s; 0 connections cut, 0 late answers from v1", text), text
     assert re.search(r"v2 -> v1 +switch .*; 0 connections cut, 0 late answers from v2", text), text
     assert "\x1b" not in text, "colours where there is no terminal"
 

@@ -72,7 +72,7 @@ def test_nothing_is_left_over(tmp_path: Path, stop: Callable[[Proxy], None], qui
         assert [each["state"] for each in proxy.service()["generations"]] == ["draining", "active"]
         assert [each["state"] for each in proxy.service("third")["generations"]] == ["warm", "active"]
         found = _family(proxy.pid)
-        assert len(found) >= 1 + 2 + 2 + 4 + 2
+        assert len(found) >= 1 + 2 + 2 + 3 + 2
         listening = _listening(found)
         assert {f"127.0.0.1:{port}" for port in ports} <= listening
 

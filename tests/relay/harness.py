@@ -261,7 +261,7 @@ class WorkerProcess:
             self.process.wait()
             raise
         if kind is None:
-            assert status == (-signal.SIGKILL if self._was_killed else 0)
+            assert status == (-signal.SIGKILL if self._was_killed else 0), (status, self.logged())
             assert self.errors() == []
 
     @property

@@ -144,6 +144,31 @@ def test_an_urgent_byte_stays_in_the_stream(pair: tuple[socket.socket, socket.so
         assert read(receiver, 5) == b"ab!cd"
 
 
+def test_small_messages_are_not_held_back(pair: tuple[socket.socket, socket.socket]) -> None:
+    """Two small writes in a row wait for the receiver's delayed acknowledgement where TCP_NODELAY is not set."""
+    start = time.monotonic()
+    for _ in range(25):
+        for sender, receiver in (pair, pair[::-1]):
+            sender.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sender.sendall(b"a")
+            sender.sendall(b"b")
+            assert read(receiver, 2) == b"ab"
+    assert time.monotonic() - start < 0.5
+
+
+def test_the_last_bytes_are_not_held_back_by_a_side_that_stays_open(pair: tuple[socket.socket, socket.socket]) -> None:
+    """They may wait for the FIN that is behind them, but for nothing else."""
+    client, server = pair
+    client.sendall(b"x")
+    client.send(b"!", socket.MSG_OOB)
+    assert read(server, 2) == b"x!"
+    start = time.monotonic()
+    for _ in range(10):
+        client.sendall(b"ping")
+        assert read(server, 4) == b"ping"
+    assert time.monotonic() - start < 0.5
+
+
 # Resets
 
 
