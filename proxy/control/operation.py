@@ -36,7 +36,8 @@ class Operation:
         self.generation: int | None = None
         self.current = "start"
         self.began = time.time()
-        self.scope = trio.CancelScope()
+        self.scope = trio.CancelScope()  # around what comes before the switch: that can be called off
+        self.settled = trio.Event()  # it has switched, or never will
         self.result: Json | None = None
         self._seconds: dict[str, float] = {}
         self._deps = deps

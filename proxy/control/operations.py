@@ -92,6 +92,7 @@ class Operations:
 
     def switched(self, operation: Operation) -> None:
         """From here on another one may begin."""
+        operation.settled.set()
         if self.starting is operation:
             self.starting = None
 
@@ -99,6 +100,11 @@ class Operations:
         """End the one that is starting; those that have switched are left to finish."""
         if self.starting:
             self.starting.scope.cancel()
+
+    async def settled(self) -> None:
+        """Wait until none is before or in its switch; the old generation of each that has switched is leaving."""
+        if self.starting:
+            await self.starting.settled.wait()
 
     async def finished(self) -> None:
         for operation in tuple(self._running):
@@ -132,8 +138,7 @@ class Operations:
         extra = facts(service=operation.service, kind=operation.kind, origin=operation.origin, to=operation.target)
         log.info("operation begins", extra=extra)
         try:
-            with operation.scope:
-                await story(self._service, operation)
+            await story(self._service, operation)
             if operation.result is None:
                 operation.fail(StoppingError("the proxy was stopped before it was through"))
         finally:

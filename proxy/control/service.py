@@ -117,6 +117,7 @@ class Service:
         self.operations.call_off()
         await self._deps.pool.listen(self.name, {})
         self.close_listeners()
+        await self.operations.settled()
         async with self._routing:
             active, self.active = self.active, None
             await self._deps.pool.route(self._route())
@@ -215,7 +216,8 @@ class Service:
             "switched",
             extra=facts(service=self.name, version=new.version.name, generation=new.id, was=old and old.version.name),
         )
-        await self._decided(new.version.name)
+        with trio.CancelScope(shield=True):  # too late to be called off: the caller has the old one to see off
+            await self._decided(new.version.name)
         return old
 
     async def replaced(self, generation: Generation) -> None:

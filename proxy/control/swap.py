@@ -26,13 +26,15 @@ async def swap(service: Service, operation: Operation, *, version: Version, drai
     """
     candidate = service.new_generation(version)
     operation.generation = candidate.id
+    old = None
     try:
-        with operation.phase("start"):
-            await candidate.launched()
-        with operation.phase("health"):
-            await candidate.ready()
-        with operation.phase("switch"):
-            old = await service.switch(candidate)
+        with operation.scope:
+            with operation.phase("start"):
+                await candidate.launched()
+            with operation.phase("health"):
+                await candidate.ready()
+            with operation.phase("switch"):
+                old = await service.switch(candidate)
     except StartError as error:
         candidate.set_state("failed")
         await candidate.stop()
@@ -40,7 +42,8 @@ async def swap(service: Service, operation: Operation, *, version: Version, drai
         return
     finally:
         service.operations.switched(operation)
-    await _finish(service, operation, candidate, old, drain_limit)
+    if not operation.scope.cancelled_caught:
+        await _finish(service, operation, candidate, old, drain_limit)
 
 
 async def switch_back(service: Service, operation: Operation, *, previous: Generation, drain_limit: float) -> None:

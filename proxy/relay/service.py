@@ -134,7 +134,7 @@ class Service:
 
     def deadline(self) -> float:
         """Until when a client that comes, or is let go, now is to have a backend."""
-        if self.policy is None or self.is_holding or not self.policy.connect_timeout:
+        if self.policy is None or not self.policy.connect_timeout:
             return math.inf
         return self.engine.now + self.policy.connect_timeout
 

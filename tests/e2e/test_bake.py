@@ -37,7 +37,6 @@ def test_a_version_that_dies_inside_the_bake_time_gives_way_and_no_connect_is_re
         assert proxy.metrics().get("proxy_swaps_total", service="web", result="rolled_back") == 1
     # What had been given to the version that was killed is lost with it; whoever came later was served.
     assert not load.failed_since(dead)
-    assert len(load.failures) <= load.clients
     assert {answer.generation for answer in load.answers} == {1, 2}
 
 

@@ -137,6 +137,30 @@ def test_a_swap_that_is_starting_when_the_stop_comes_leaves_nothing(tmp_path: Pa
         assert not [pid for pid in found if is_alive(pid)]
 
 
+def test_a_stop_in_the_middle_of_a_switch_cuts_no_connection_of_the_old_version(tmp_path: Path) -> None:
+    """Four services that switch at the same time, so that the stop meets them at different points of it."""
+    ports = {f"s{number}": free_port() for number in range(4)}
+    config = "".join(configs.service(port, name=name) for name, port in ports.items())
+    with Proxy(tmp_path, config) as proxy, Events(proxy) as events, ExitStack() as stack:
+        clients = {name: stack.enter_context(Held(port)) for name, port in ports.items()}
+        for client in clients.values():
+            client.ask()
+        for name in ports:
+            proxy.begin("swap", name, version="v2")
+        events.wait(phase="switch", state="begin")
+        os.kill(proxy.pid, signal.SIGTERM)
+        for name, port in ports.items():
+            eventually(lambda port=port: _refused(port), what="the listener is closed")
+            # One connection holds each drain up, wherever the stop met its swap.
+            events.wait(type="service", service=name, state="draining")
+            assert proxy.status()["services"][name]["state"] == "draining"
+        for client in clients.values():
+            assert client.ask().startswith("v1 1 ")
+            client.close()
+        assert proxy.process
+        assert proxy.process.wait(20) == 0
+
+
 def _refused(port: int) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port)).close()

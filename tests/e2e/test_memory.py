@@ -145,3 +145,14 @@ def test_a_state_folder_that_cannot_be_written_stops_no_traffic(tmp_path: Path) 
         (proxy.state_dir / ".state.json.new").rmdir()
         proxy.operate("swap", version="v1")
         assert not proxy.status()["proxy"]["trouble"]
+
+
+def test_output_that_cannot_be_written_fails_the_swap_and_nothing_else(tmp_path: Path) -> None:
+    port = free_port()
+    with Proxy(tmp_path, configs.service(port)) as proxy:
+        (proxy.state_dir / "output/web/v2").write_text("in the way")
+        result = proxy.begin("swap", version="v2", wait=True)
+        assert result["result"] == "failed"
+        assert "output/web/v2" in result["error"]
+        assert proxy.service()["state"] == "serving"
+        assert fetch(port).startswith("v1 1 ")
