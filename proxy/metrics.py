@@ -219,6 +219,8 @@ class _Collector(Collector):
             for reason, count in {"no_backend": 0, **service.counts.refused}.items():
                 refused.add_metric((service.name, reason), count)
             for number, counts in service.counts.generations.items():
+                if not number:  # what a service has that is starting or being removed
+                    continue
                 labels = (service.name, self._metrics.version_of(service.name, number), str(number))
                 total.add_metric(labels, counts.connections)
                 active.add_metric(labels, counts.active)

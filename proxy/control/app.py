@@ -20,7 +20,7 @@ from proxy.control.history import History
 from proxy.control.ports import Ports
 from proxy.control.reload import Reload
 from proxy.control.service import Service
-from proxy.control.state import ProcessRecord, StateFile
+from proxy.control.state import ProcessRecord, ServiceRecord, StateFile
 from proxy.control.workers import WorkerPool
 from proxy.errors import ProxyError, StoppingError, UnknownServiceError
 from proxy.kernel import nofile, procfs
@@ -67,6 +67,7 @@ class App:
             ports=Ports(),
             state=StateFile(state_dir / "state.json"),
         )
+        self._started = trio.Event()
         self._stopping = trio.Event()
         self._now = trio.Event()
         self._reload = Reload(self)
@@ -99,7 +100,7 @@ class App:
         self._bind_all()
         deps.pool.on_change = self._remember_workers
         await nursery.start(deps.pool.run)
-        for service in self.services.values():
+        for service in tuple(self.services.values()):
             await self.start_service(service)
         self._api_over = trio.Event()
         await nursery.start(self._serve_api, serve_api)
@@ -107,19 +108,23 @@ class App:
             version=__version__, pid=os.getpid(), config=self.settings.path, socket=self.settings.admin.socket
         )
         log.info("proxy runs", extra=extra)
+        self._started.set()
 
     async def start_service(self, service: Service) -> None:
         self.deps.metrics.service(service.name)
         await self.nursery.start(service.run)
+        self.services[service.name] = service
         extra = facts(service=service.name, listen=",".join(service.describe()["listen"]))
         log.info("listening", extra=extra)
 
     async def remove_service(self, service: Service) -> None:
         """See a service off that is no longer configured: it drains, then nothing of it is left."""
+        service.removed = True
         await service.close()
         service.end()
         del self.services[service.name]
-        self.deps.state.state.services.pop(service.name, None)
+        known = self.deps.state.state.services
+        known[service.name] = ServiceRecord(next_generation=known[service.name].next_generation)
         self.deps.state.changed()
         await self.deps.pool.forget(service.name)
         self.deps.metrics.forget_service(service.name)
@@ -145,9 +150,13 @@ class App:
         stops = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
         with trio.open_signal_receiver(*stops, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2) as signals:
             task_status.started()
+            told_to_stop = False
             async for number in signals:
                 if number in stops:
-                    self.stop(now=self._stopping.is_set())
+                    self.stop(now=told_to_stop)
+                    told_to_stop = True
+                elif not self._started.is_set():
+                    log.warning("signal ignored: the proxy is still starting", extra=facts(signal=number))
                 elif number == signal.SIGHUP:
                     self.nursery.start_soon(self._reload_on_signal)
                 elif number == signal.SIGUSR1:
@@ -160,6 +169,8 @@ class App:
             await self.reload()
         except ProxyError as error:
             log.error("reload failed; nothing changed", extra=facts(reason=error.message))
+        except Exception:
+            log.exception("reload failed")  # whatever it is, what serves goes on serving
 
     def _restart_all(self) -> None:
         for service in self.services.values():
@@ -272,7 +283,8 @@ class App:
     def not_ready(self) -> Sequence[str]:
         if self._stopping.is_set():
             return ["the proxy is stopping"]
-        return [reason for service in self.services.values() if (reason := service.not_ready())]
+        services = [service for service in self.services.values() if not service.removed]
+        return [reason for service in services if (reason := service.not_ready())]
 
     def _service(self, name: str) -> Service:
         if name not in self.services:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 from typing import TYPE_CHECKING
 
 import trio
@@ -99,12 +100,19 @@ class Backend:
                 await trio.to_thread.run_sync(self._include_orphans)
                 left = await self._family.stop(stop_signal, self._grace)
                 await self._close(left)
+            except OSError:  # out of descriptors, say: then at least what can be reached without looking
+                log.exception("a backend cannot be stopped in order; killing its group", extra=facts(pid=self.pid))
+                self._kill_group()
             finally:
                 self._gone.set()
 
     def signal(self, number: int) -> None:
         """Signal the whole process group; nothing happens when it is gone."""
         self._family.signal_group(number)
+
+    def _kill_group(self) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
 
     def tree(self) -> set[int]:
         """The pids of everything that came out of it and runs, wherever it went."""

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# Where each deployment brings a version of its own, they would pile up.
+_REMEMBERED = 50
+
 
 class Catalog:
     """`settings` may be replaced by a reload; what was learned is kept in the state record, and outlives the proxy."""
@@ -55,7 +58,12 @@ class Catalog:
                 hint="choose another name for the new command, or edit the config and `proxyctl reload`",
             )
         version = self._learned[name] = adhoc_version(name, command, self.settings)
-        self._record.known[name] = list(command)
+        known = self._record.known
+        known.pop(name, None)
+        known[name] = list(command)
+        for oldest in list(known)[:-_REMEMBERED]:
+            if oldest not in {self._record.active, self._record.previous}:
+                del known[oldest], self._learned[oldest]
         return version
 
     def first(self) -> Version:

@@ -106,7 +106,7 @@ class Departure:
         generation, pool = self.generation, self._deps.pool
         service = generation.settings.name
         generation.retire()
-        began = time.time()
+        began, clock = time.time(), trio.current_time()
         self.initial = pool.remaining(service, generation.id)
         generation.drain = DrainProgress(round(began, 3), round(began + self._limit, 3), self.initial, self.initial)
         generation.set_state("draining")
@@ -120,7 +120,7 @@ class Departure:
             log.warning("drain deadline reached; closed what was still open", extra=extra)
         self._progress(0)
         outcome = "forced" if self.forced else "drained"
-        self._deps.metrics.drained(service, outcome, time.time() - began, self.forced)
+        self._deps.metrics.drained(service, outcome, trio.current_time() - clock, self.forced)
 
     def _progress(self, remaining: int) -> None:
         drain = self.generation.drain
@@ -145,7 +145,7 @@ class Departure:
         self.over.set()
         with self._warmth:
             with trio.move_on_after(seconds):
-                await self.generation.ended.wait()
+                await self.generation.died_out()
 
     async def _stop(self) -> None:
         if self._operation and not self.over.is_set():

@@ -142,12 +142,15 @@ class Generation:
         await self._until(lambda: all(replica.healthy for replica in self.replicas))
 
     def promote(self) -> None:
-        """From now on it is kept alive. Raises StartError if a replica of it has fallen over already."""
+        """From now on it is kept alive. Raises StartError if it has fallen over already."""
         if self._failure:
             raise self._failure
+        if not self.endpoints:
+            raise StartError(f"no replica of generation {self.id} is healthy any more", output=self.last_output())
         self._candidate = False
         self._supervised = True
         self._trouble = ""
+        self._poke()
 
     @property
     def in_trouble(self) -> bool:
@@ -160,7 +163,7 @@ class Generation:
         return self._trouble
 
     def retire(self) -> None:
-        """Replicas that die from now on are not started again."""
+        """Replicas that die from now on stay dead, unless the generation is promoted once more."""
         self._supervised = False
 
     def say_goodbye(self) -> None:
@@ -169,6 +172,11 @@ class Generation:
         for replica in self.replicas:
             if replica.backend:
                 replica.backend.signal(self.settings.drain.stop_signal)
+
+    async def died_out(self) -> None:
+        """Wait until no replica of it runs."""
+        while any(replica.target for replica in self.replicas):
+            await self._changed.wait()
 
     async def stop(self) -> None:
         """Stop every process and wait until nothing of them is left."""
@@ -233,17 +241,19 @@ class Generation:
             began = trio.current_time()
             try:
                 reason = await self._live(replica)
-            except StartError as error:
-                reason = error.message
-                self._report_failed_start(replica, error)
+            except (StartError, OSError) as error:
+                reason = self._report_failed_start(replica, error)
             self._out(replica, reason)
-            if not self._supervised or self._candidate:
+            if self._candidate:
                 return
+            if self._supervised:
+                pause = backoff.next_delay(trio.current_time() - began)
+                self._publish("backend", replica, state="restarting", reason=reason, delay=pause)
+                await trio.sleep(pause)
+            while not self._supervised:
+                await self._changed.wait()
             replica.restarts += 1
             self._deps.metrics.restarted(self.settings.name, self.version.name)
-            pause = backoff.next_delay(trio.current_time() - began)
-            self._publish("backend", replica, state="restarting", reason=reason, delay=pause)
-            await trio.sleep(pause)
 
     async def _live(self, replica: Replica) -> str:
         """Run one backend from start to end; returns how it ended."""
@@ -288,9 +298,8 @@ class Generation:
         while True:
             reconfigured = self._reconfigured
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(
-                    partial(prober.watch, target, self.settings.health, on_change=changed, on_check=self._checked)
-                )
+                watch = partial(prober.watch, healthy=replica.healthy, on_change=changed, on_check=self._checked)
+                nursery.start_soon(watch, target, self.settings.health)
                 await reconfigured.wait()
                 nursery.cancel_scope.cancel()
 
@@ -319,7 +328,13 @@ class Generation:
             self._failure = StartError(message, output=self.last_output())
         self._poke()
 
-    def _report_failed_start(self, replica: Replica, error: StartError) -> None:
+    def _report_failed_start(self, replica: Replica, cause: StartError | OSError) -> str:
+        if isinstance(cause, StartError):
+            error = cause
+        else:
+            error = StartError(
+                f"cannot run the backend: {cause.strerror or cause}", hint="`proxyctl doctor` may know why"
+            )
         if self._candidate:
             self._failure = self._failure or error
         else:
@@ -327,6 +342,7 @@ class Generation:
             extra = self._facts(replica, reason=error.message, hint=error.hint or None, output="\n".join(error.output))
             log.error("backend did not become healthy", extra=extra)
         self._poke()
+        return error.message
 
     def _checked(self, result: prober.Result) -> None:
         self._deps.metrics.checked(self.settings.name, self.version.name, result)

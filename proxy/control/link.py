@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import trio
@@ -65,8 +66,9 @@ class Link:
             pending.done.set()
             return pending
         self._number += 1
+        message = _Outgoing(wire.encode(build(self._number)), descriptors)
         self._pending[self._number] = pending
-        self._outbox.send_nowait(_Outgoing(wire.encode(build(self._number)), descriptors))
+        self._outbox.send_nowait(message)
         return pending
 
     async def run(self) -> None:
@@ -93,7 +95,10 @@ class Link:
             try:
                 await self._stream.sendmsg([message.payload], ancillary)
             except OSError:
-                return  # the receiving side sees the same end
+                # Cut short here, it ends for the receiving side as well, and whoever waits for an answer is told.
+                with suppress(OSError):
+                    self._stream.shutdown(socket.SHUT_RDWR)
+                return
 
     async def _receive(self) -> None:
         while True:

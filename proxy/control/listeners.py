@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import socket
 import stat
@@ -11,6 +12,9 @@ from proxy.control import ownership
 from proxy.core.address import Address
 from proxy.errors import AddressInUseError, ProxyError
 from proxy.kernel import procfs, sock_diag
+from proxy.logs import facts
+
+log = logging.getLogger(__name__)
 
 # The kernel caps it at net.core.somaxconn (listen(2)).
 BACKLOG = 65535
@@ -25,7 +29,10 @@ class BindError(ProxyError):
 
 def bind(address: Address) -> socket.socket:
     """Return a listening socket. Raises AddressInUseError, which names the holder, or BindError."""
-    listener = socket.socket(address.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        listener = socket.socket(address.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    except OSError as error:
+        raise _explain(address, error) from error
     try:
         if address.is_unix:
             _remove_stale(address)
@@ -47,8 +54,8 @@ def close(address: Address, listener: socket.socket) -> None:
     if address.is_unix:
         try:
             os.unlink(address.path)
-        except FileNotFoundError:
-            return
+        except OSError as error:
+            log.warning("socket file not removed", extra=facts(file=address.path, reason=error.strerror))
 
 
 def bound_address(address: Address, listener: socket.socket) -> Address:

@@ -77,8 +77,9 @@ class Operation:
     def publish(self, kind: str, **values: Any) -> None:
         self._deps.bus.publish(kind, operation=self.id, service=self.service, **values)
 
-    def succeed(self, *, drained: int = 0, forced: int = 0) -> None:
-        self._end("swapped", drained=drained, forced=forced)
+    def succeed(self, *, drained: int = 0, forced: int = 0, error: str = "") -> None:
+        """`error` says what went wrong after the switch, where that could not be undone."""
+        self._end("swapped", drained=drained, forced=forced, error=error)
 
     def fail(self, error: ProxyError) -> None:
         output = error.output if isinstance(error, StartError) else ()

@@ -120,7 +120,10 @@ def rotate(file: Path, max_size: int = MAX_SIZE) -> bool:
 
 def prune(service_folder: Path, keep: int = KEEP_GENERATIONS) -> None:
     """Remove what all but the newest `keep` generations of a service printed; what still runs keeps its files."""
-    numbered = [(number, file) for file in service_folder.glob("*/*") if (number := _number(file))]
+    try:
+        numbered = [(number, file) for file in service_folder.glob("*/*") if (number := _number(file))]
+    except OSError:  # a folder went while it was looked through: the next start prunes
+        return
     newest = sorted({number[0] for number, _ in numbered})[-keep:]
     for number, file in numbered:
         if number[0] not in newest and not _in_use(file.with_name(f"{number[0]}.{number[1]}.log")):
@@ -141,7 +144,11 @@ async def keep_rotated(state_dir: Path, max_size: int = MAX_SIZE, every: float =
 
 
 def _rotate_all(state_dir: Path, max_size: int) -> None:
-    for file in root(state_dir).glob("*/*/*.log"):
+    try:
+        found = list(root(state_dir).glob("*/*/*.log"))
+    except OSError:  # a folder went while it was looked through: next time, then
+        return
+    for file in found:
         try:
             rotate(file, max_size)
         except OSError as error:
@@ -155,7 +162,7 @@ def _rotated(file: Path) -> Path:
 def _listed(version_folder: Path) -> list[Path]:
     try:
         return list(version_folder.iterdir())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 

@@ -101,7 +101,10 @@ class _Start:
         while True:
             result = await self._check_once()
             if result.healthy and not owned:
-                reason = await self._target.check_owner()
+                try:
+                    reason = await self._target.check_owner()
+                except OSError as error:
+                    reason = _unseen(error)
                 # A command may be content before anything listens; the other checks have spoken to someone.
                 owned = not reason or self._health.type == "command"
                 result = CheckResult(healthy=owned, reason=reason)
@@ -135,13 +138,20 @@ class _Start:
         if not self._failed:
             answers = f"{what} at {subject.address} had no answer"
         message = f"not healthy within {format_duration(health.start_timeout)}: {answers}"
-        elsewhere = self._target.listens_on()
+        try:
+            elsewhere = self._target.listens_on()
+        except OSError:
+            elsewhere = ()
         if elsewhere and ownership.nobody(subject.address):
             addresses = ", ".join(map(str, elsewhere))
             placeholder = "{socket}" if subject.address.is_unix else "{port}"
             message += f"; nothing listens on {subject.address}; the process listens on {addresses}"
             return StartError(message, hint=f"does it use {placeholder}? The command has to pass it on")
         return StartError(message, hint=self._hint or "`health.start_timeout` gives it more time")
+
+
+def _unseen(error: OSError) -> str:
+    return f"cannot see who listens: {error.strerror or error}"
 
 
 def _exited(exit_: Exit) -> StartError:
@@ -154,9 +164,15 @@ def _exited(exit_: Exit) -> StartError:
 
 
 async def watch(
-    target: Target, health: Health, *, on_change: OnChange, on_check: OnCheck = _ignore, probe: Probe = check
+    target: Target,
+    health: Health,
+    *,
+    healthy: bool = True,
+    on_change: OnChange,
+    on_check: OnCheck = _ignore,
+    probe: Probe = check,
 ) -> None:
-    """Check a healthy backend every `interval`, for ever; run it as a task and cancel it.
+    """Check a backend every `interval`, for ever; run it as a task and cancel it. `healthy` says how it begins.
 
     `on_change(healthy, reason)` is called when `fall` failures in a row make it unhealthy, when `rise` successes make
     it healthy again, and, while it is healthy, when an external name has come to mean another address (look at
@@ -164,7 +180,7 @@ async def watch(
     """
     if health.type == "none":
         await trio.sleep_forever()
-    verdict = RiseFall(rise=health.rise, fall=health.fall, healthy=True)
+    verdict = RiseFall(rise=health.rise, fall=health.fall, healthy=healthy)
     while True:
         await trio.sleep(health.interval)
         result = await probe(health, target.subject)
@@ -186,6 +202,8 @@ async def _owned(target: Target, health: Health) -> CheckResult:
         reason = await target.check_owner()
     except StartError as error:
         return CheckResult(healthy=False, reason=error.message)
+    except OSError as error:
+        return CheckResult(healthy=False, reason=_unseen(error))
     return CheckResult(healthy=not reason or health.type == "command", reason=reason)
 
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from proxy.control.mark import Mark
+from proxy.core.address import Address
 from proxy.kernel.procfs import ProcessId
-
-if TYPE_CHECKING:
-    from proxy.core.address import Address
 
 
 @dataclass(frozen=True)
@@ -45,6 +43,12 @@ class Record:
             started=time.time(),
             supervisor=mark.supervisor,
         )
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for what cannot be: the file it comes from may have been damaged."""
+        Address.parse(self.address)
+        if self.pid <= 1:
+            raise ValueError(f"pid {self.pid} is no backend's")
 
     @property
     def identity(self) -> ProcessId:

@@ -17,6 +17,7 @@ from proxy.logs import facts
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Mapping
 
     from proxy.config.settings import Settings
     from proxy.control.app import App
@@ -44,6 +45,7 @@ class Reload:
             # The command line may have overridden the socket, and a running proxy cannot move it anyway.
             kept = {"state_dir": app.settings.state_dir, "workers": app.settings.workers, "admin": app.settings.admin}
             change = diff(app.settings, new)
+            _refuse_hasty(change, app.services)
             opened = _bind(change, new)
             app.settings = new.model_copy(update=kept)
             warnings = [*change.warnings, *map(str, examined.warnings)]
@@ -57,7 +59,6 @@ class Reload:
             for name in change.added:
                 service_added = Service(new.services[name], app.deps)
                 service_added.listeners = {str(address): opened[address] for address in new.services[name].listen}
-                app.services[name] = service_added
                 await app.start_service(service_added)
             changes = list(change.sentences)
             log.info("config reloaded", extra=facts(changes=len(changes), warnings=len(warnings) or None))
@@ -84,6 +85,15 @@ class Reload:
         return warnings
 
 
+def _refuse_hasty(change: Diff, services: Mapping[str, Service]) -> None:
+    for name in change.added:
+        if name in services:
+            raise ProxyError(
+                f"{name} was removed and is still draining, so it cannot be added again yet",
+                hint="`proxyctl reload` again when `proxyctl status` no longer shows it",
+            )
+
+
 def _bind(change: Diff, new: Settings) -> dict[Address, socket.socket]:
     """Open every listener that is new, or none: a port that is taken leaves all as it was."""
     wanted = [address for service in change.changed for address in service.listen_added]
@@ -92,7 +102,7 @@ def _bind(change: Diff, new: Settings) -> dict[Address, socket.socket]:
     try:
         for address in wanted:
             opened[address] = listeners.bind(address)
-    except ProxyError:
+    except BaseException:
         for address, listener in opened.items():
             listeners.close(address, listener)
         raise

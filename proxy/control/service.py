@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 # How long a gone generation's series stay in /metrics, so that its last values are scraped.
 SERIES_LIFETIME = 300.0
+# Only at the very end of a service, and only while clients wait, so workers need not tell of each.
+_LOOK_AGAIN = 0.05
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Service:
         self.previous: Previous | None = None
         self.paused = False
         self.stopping = False
+        self.removed = False  # by a reload, while the proxy goes on
         self.listeners: dict[str, socket.socket] = {}
         self._deps = deps
         self._hurried = False
@@ -118,6 +121,7 @@ class Service:
         await self._deps.pool.listen(self.name, {})
         self.close_listeners()
         await self.operations.settled()
+        await self._let_in()
         async with self._routing:
             active, self.active = self.active, None
             await self._deps.pool.route(self._route())
@@ -134,6 +138,18 @@ class Service:
                 if generation.id not in self._departures:
                     nursery.start_soon(generation.stop)
             nursery.start_soon(self.operations.finished)
+
+    async def _let_in(self) -> None:
+        """Give the clients that were accepted, but have no backend yet, the time to get one; a pause ends with that."""
+        self.paused = False
+        async with self._routing:
+            await self._deps.pool.route(self._route())
+        with trio.move_on_after(0 if self._hurried else self.settings.connect_timeout):
+            while True:
+                await self._deps.pool.refresh()
+                if not self._deps.pool.traffic.of(self.name).waiting:
+                    return
+                await trio.sleep(_LOOK_AGAIN)
 
     def end(self) -> None:
         """Leave `run`; for a service that was closed."""
@@ -196,28 +212,40 @@ class Service:
         self._nursery.start_soon(self._live, generation)
         return generation
 
-    async def switch(self, new: Generation, *, undo: bool = False) -> Generation | None:
+    async def switch(self, new: Generation) -> Generation | None:
         """Send new connections to `new`, in one step on all workers; returns the generation that was active.
 
         Raises StartError, and changes nothing, if the new one fell over meanwhile.
         """
         async with self._routing:
-            new.promote()
-            old, self.active = self.active, new
-            new.drain = None
-            new.set_state("active")
-            await self._deps.pool.switch(self._route())
-        if undo:
-            self.previous = self._before
-        elif old:
+            old = await self._activate(new)
+        if old:
             self._before, self.previous = self.previous, Previous(old.id, old.version)
+        await self._decided(new.version.name)
+        return old
+
+    async def undo(self, failed: Generation, old: Generation) -> bool:
+        """Send new connections back to `old`; False, and nothing changed, if another switch or the end came first.
+
+        Raises StartError if the old one has fallen over too.
+        """
+        async with self._routing:
+            if self.active is not failed or self.stopping:
+                return False
+            await self._activate(old)
+        self.previous = self._before
+        await self._decided(old.version.name)
+        return True
+
+    async def _activate(self, new: Generation) -> Generation | None:
+        new.promote()
+        old, self.active = self.active, new
+        new.drain = None
+        new.set_state("active")
+        await self._deps.pool.switch(self._route())
         self._tell_replaced()
-        log.info(
-            "switched",
-            extra=facts(service=self.name, version=new.version.name, generation=new.id, was=old and old.version.name),
-        )
-        with trio.CancelScope(shield=True):  # too late to be called off: the caller has the old one to see off
-            await self._decided(new.version.name)
+        was = old.version.name if old else None
+        log.info("switched", extra=facts(service=self.name, version=new.version.name, generation=new.id, was=was))
         return old
 
     async def replaced(self, generation: Generation) -> None:
@@ -291,8 +319,8 @@ class Service:
                 self.generations.pop(generation.id, None)
             self._generation_changed()
         await trio.sleep(SERIES_LIFETIME)
-        self._deps.metrics.forget(self.name, generation.version.name, generation.id)
         await self._deps.pool.forget(self.name, generation.id)
+        self._deps.metrics.forget(self.name, generation.version.name, generation.id)
 
     async def _see_off(self, departure: Departure) -> None:
         await departure.run()
@@ -346,13 +374,17 @@ class Service:
         self._deps.bus.publish("service", service=self.name, state=self.state)
 
     async def _decided(self, version: str) -> None:
-        """Record which version is to serve, also after a restart of the proxy."""
+        """Record which version is to serve, also after a restart of the proxy.
+
+        Shielded: it is too late to be called off, and the caller has the old generation to see off.
+        """
         self._record.active = version
         self._record.previous = self.previous.version.name if self.previous else None
-        configured = await trio.to_thread.run_sync(decision.configured_active, self._deps.config_path, self.name)
-        self._record.configured = configured or self._record.configured
-        self.remember()
-        await self._deps.state.flush()
+        with trio.CancelScope(shield=True):
+            configured = await trio.to_thread.run_sync(decision.configured_active, self._deps.config_path, self.name)
+            self._record.configured = configured or self._record.configured
+            self.remember()
+            await self._deps.state.flush()
 
     def remember(self) -> None:
         """Bring the state file up to date with what runs, soon."""

@@ -52,6 +52,11 @@ async def switch_back(service: Service, operation: Operation, *, previous: Gener
     try:
         with operation.phase("switch"):
             old = await service.switch(previous)
+    except StartError:
+        # It fell over just now; so it leaves after all, and a new one of its kind is started.
+        service.depart(previous, drain_limit, None).release()
+        await swap(service, operation, version=previous.version, drain_limit=drain_limit)
+        return
     finally:
         service.operations.switched(operation)
     await _finish(service, operation, previous, old, drain_limit)
@@ -61,17 +66,25 @@ async def _finish(
     service: Service, operation: Operation, new: Generation, old: Generation | None, drain_limit: float
 ) -> None:
     """Everything after the switch: the old generation drains while the new one proves itself."""
+    operation.origin = old.version.name if old else None
     if old is None:
         operation.succeed()
         return
     departure = service.depart(old, drain_limit, operation)
     bake = service.settings.drain.bake
-    if bake and (reason := await _bake(service, operation, new, bake)) and departure.revive():
-        await _go_back(service, operation, new, old, reason, drain_limit)
-        return
+    trouble = await _bake(service, operation, new, bake) if bake else ""
+    if trouble:
+        if departure.revive() and await _go_back(service, operation, new, old, trouble, drain_limit):
+            return
+        log.error(
+            "the new version fell over inside the bake time, and there is nothing to go back to",
+            extra=facts(service=service.name, version=new.version.name, reason=trouble),
+        )
+        if departure.revived:
+            departure = service.depart(old, drain_limit, operation)
     departure.release()
     await departure.over.wait()
-    operation.succeed(drained=departure.drained, forced=departure.forced)
+    operation.succeed(drained=departure.drained, forced=departure.forced, error=trouble)
 
 
 async def _bake(service: Service, operation: Operation, new: Generation, seconds: float) -> str:
@@ -93,15 +106,21 @@ async def _bake(service: Service, operation: Operation, new: Generation, seconds
 
 async def _go_back(
     service: Service, operation: Operation, new: Generation, old: Generation, reason: str, drain_limit: float
-) -> None:
+) -> bool:
+    """Switch to the old generation and see the new one off; False if another switch came first or the old one died."""
+    output = new.last_output()
+    try:
+        if not await service.undo(new, old):
+            return False
+    except StartError:
+        return False
     log.error(
-        "the new version fell over inside the bake time; going back",
+        "the new version fell over inside the bake time; went back",
         extra=facts(service=service.name, version=new.version.name, back_to=old.version.name, reason=reason),
     )
-    output = new.last_output()
-    await service.switch(old, undo=True)
     departure = service.depart(new, drain_limit, operation)
     departure.cool()
     departure.release()
     await departure.over.wait()
     operation.roll_back(reason, output=output, drained=departure.drained, forced=departure.forced)
+    return True

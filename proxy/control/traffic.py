@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
+from dataclasses import replace
 
 from proxy import wire
 
@@ -40,7 +41,10 @@ class Traffic:
         self._latest: dict[object, dict[str, wire.Counts]] = defaultdict(dict)
 
     def record(self, worker: object, counts: wire.Counts) -> None:
-        self._latest[worker][counts.service] = counts
+        """Take a worker's counts. Those of many generations come in several messages."""
+        before = self._latest[worker].get(counts.service)
+        generations = {**before.generations, **counts.generations} if before else counts.generations
+        self._latest[worker][counts.service] = replace(counts, generations=generations)
 
     def retire(self, worker: object) -> None:
         """Keep what a worker counted; its open connections went with it."""

@@ -11,6 +11,7 @@ from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import trio
@@ -21,12 +22,12 @@ from proxy.control.link import Link, LinkLostError, Pending
 from proxy.control.mark import SUPERVISOR, supervisor
 from proxy.control.traffic import Traffic
 from proxy.core.backoff import Backoff
-from proxy.errors import WireError
+from proxy.errors import ProxyError, WireError
 from proxy.kernel import unixpath
 from proxy.logs import facts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from proxy.control.events import Bus
@@ -36,6 +37,8 @@ log = logging.getLogger(__name__)
 # A worker answers within its loop's turn, some milliseconds. One that takes this long is stuck and is replaced.
 ANSWER_TIMEOUT = 5.0
 START_TIMEOUT = 30.0
+# One that only hangs, while nothing is asked of it but counts, may come to itself: its connections are at stake.
+HANG_TIMEOUT = 30.0
 # How often counts are fetched unasked: what a worker that is killed had counted since is lost.
 COUNT_INTERVAL = 5.0
 _COMMAND = (sys.executable, "-P", "-m", "proxy.relay")
@@ -48,6 +51,7 @@ class Worker:
     index: int
     process: trio.Process
     link: Link = field(init=False)
+    booted: trio.Event = field(default_factory=trio.Event)
     remaining: dict[tuple[str, int], int] = field(default_factory=dict)
 
 
@@ -101,15 +105,14 @@ class WorkerPool:
         added = {name: listener for name, listener in listeners.items() if name not in plan.listeners}
         removed = tuple(name for name in plan.listeners if name not in listeners)
         plan.listeners = dict(listeners)
-        await self._all(
-            lambda worker: worker.link.post(
-                lambda seq: wire.Listen(seq, service, tuple(added), removed),
-                [listener.fileno() for listener in added.values()],
-            )
-        )
+        await self._all(lambda worker: worker.link.post(lambda seq: wire.Listen(seq, service, remove=removed)))
+        for chunk in _chunks(added):
+            await self._all(partial(_post_listen, service, chunk))
 
     async def route(self, route: wire.Route) -> None:
-        """Replace the policy of a service on every worker."""
+        """Replace the policy of a service on every worker; nothing happens for one that was forgotten."""
+        if route.service not in self._plans:
+            return
         self._plans[route.service].route = route
         await self._all(lambda worker: self._post_route(worker, route))
 
@@ -133,6 +136,7 @@ class WorkerPool:
             self._plans.pop(service, None)
         await self._all(lambda worker: worker.link.post(lambda seq: wire.Forget(seq, service, generation)))
         self.traffic.forget(service, generation)
+        self._moved.pop((service, generation), None)
 
     def remaining(self, service: str, generation: int) -> int:
         return sum(worker.remaining.get((service, generation), 0) for worker in self._workers.values())
@@ -140,13 +144,10 @@ class WorkerPool:
     async def drained(self, service: str, generation: int, progress: Callable[[int], None]) -> None:
         """Wait until no worker has a connection of a generation; `progress` is told each change on the way."""
         key = (service, generation)
-        try:
-            while left := self.remaining(*key):
-                progress(left)
-                moved = self._moved[key]
-                await moved.wait()
-        finally:
-            self._moved.pop(key, None)
+        while left := self.remaining(*key):
+            progress(left)
+            moved = self._moved[key]
+            await moved.wait()
         progress(0)
 
     async def refresh(self, patience: float = 1.0) -> None:
@@ -161,11 +162,16 @@ class WorkerPool:
         ready: Callable[[], None] = task_status.started
         while True:
             began = trio.current_time()
-            worker = await self._start(index)
+            try:
+                worker = await self._start(index)
+            except OSError as error:
+                if ready is not _nothing:
+                    raise ProxyError(f"cannot start a worker: {error.strerror or error}") from error
+                log.error("cannot start a worker", extra=facts(reason=error.strerror or error))
+                await trio.sleep(backoff.next_delay())
+                continue
             try:
                 await self._serve(worker, ready)
-            except WireError as error:
-                log.error("worker does not make sense", extra=facts(pid=worker.process.pid, reason=error.message))
             finally:
                 # Bytes and connections are the kernel's business; a worker has nothing to save by a gentler end.
                 worker.process.kill()
@@ -219,10 +225,12 @@ class WorkerPool:
         """Tell a worker everything, count it in, and stay with it until it is gone."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._carry, worker, nursery.cancel_scope)
+            with trio.fail_after(START_TIMEOUT):
+                await worker.booted.wait()
             asked = [(worker, posted) for service in self._plans for posted in self._post_plan(worker, service)]
             # No await since the plans were read: whatever is asked of all workers from now on is asked of this one too.
             self._workers[worker.index] = worker
-            await self._answers(asked, START_TIMEOUT)
+            await self._answers(asked)
             if worker.link.lost:
                 return
             self._bus.publish("worker", state="started", pid=worker.process.pid, worker=worker.index)
@@ -230,18 +238,18 @@ class WorkerPool:
             ready()
 
     async def _carry(self, worker: Worker, scope: trio.CancelScope) -> None:
-        await worker.link.run()
+        try:
+            await worker.link.run()
+        except* WireError as errors:
+            reason = "; ".join(map(str, errors.exceptions))
+            log.error("worker does not make sense", extra=facts(pid=worker.process.pid, reason=reason))
         scope.cancel()
 
     def _post_plan(self, worker: Worker, service: str) -> list[Pending]:
         plan = self._plans[service]
-        listeners = plan.listeners
-        listen = worker.link.post(
-            lambda seq: wire.Listen(seq, service, tuple(listeners)),
-            [listener.fileno() for listener in listeners.values()],
-        )
         # The route first: a connection that is accepted before it would wait for nothing.
-        return [self._post_route(worker, plan.route), listen]
+        route = self._post_route(worker, plan.route)
+        return [route, *(_post_listen(service, chunk, worker) for chunk in _chunks(plan.listeners))]
 
     def _post_route(self, worker: Worker, route: wire.Route) -> Pending:
         mine = replace(route, max_connections=self._share(route.max_connections, worker.index))
@@ -265,7 +273,9 @@ class WorkerPool:
     # What workers say.
 
     def _heard(self, worker: Worker, message: wire.Message) -> None:
-        if isinstance(message, wire.Remaining):
+        if isinstance(message, wire.Hello):
+            worker.booted.set()
+        elif isinstance(message, wire.Remaining):
             self._set_remaining(worker, message.service, message.generation, message.connections)
         elif isinstance(message, wire.Counts):
             self.traffic.record(worker, message)
@@ -306,7 +316,20 @@ class WorkerPool:
     async def _count(self) -> None:
         while True:
             await trio.sleep(COUNT_INTERVAL)
-            await self.refresh()
+            asked = [(worker, worker.link.post(wire.Snapshot)) for worker in self.workers]
+            await self._answers(asked, HANG_TIMEOUT)
+
+
+def _post_listen(service: str, listeners: Mapping[str, socket.socket], worker: Worker) -> Pending:
+    descriptors = [listener.fileno() for listener in listeners.values()]
+    return worker.link.post(lambda seq: wire.Listen(seq, service, tuple(listeners)), descriptors)
+
+
+def _chunks(listeners: Mapping[str, socket.socket]) -> Iterator[dict[str, socket.socket]]:
+    """As many as one message can carry."""
+    rest = iter(listeners.items())
+    while chunk := dict(islice(rest, wire.MAX_FDS)):
+        yield chunk
 
 
 def _nothing() -> None:

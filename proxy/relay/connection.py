@@ -92,7 +92,7 @@ class Side:
     def on_event(self, mask: int) -> None:
         if mask & READ_ON:
             self.read_on(mask & READ_ON)
-        if self.pending and mask & EPOLLOUT:
+        if mask & EPOLLOUT and self.pending:
             self.flush()
         if self.forward is not None:
             if not self.is_queued and mask & ~EPOLLOUT:
@@ -103,7 +103,7 @@ class Side:
     def read_on(self, reasons: int) -> None:
         """From now on do not take a short read for the last one, if events (of READ_ON) gave reasons for that."""
         self.reads_on = self.reads_on or bool(reasons)
-        self.has_fin = reasons == EPOLLRDHUP
+        self.has_fin = reasons == EPOLLRDHUP and not self.is_broken
         if reasons & EPOLLPRI:
             # An urgent byte stays in the stream; a read stops before it, so there is still time to say so (tcp(7)).
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
@@ -224,11 +224,11 @@ class Side:
         peer.forward = None
         if peer.is_broken or (self.eof and not peer.pending):
             self.connection.abort()
-        elif self.forward is not None:
+            return
+        self.connection.watch_idle()
+        if self.forward is not None:  # else it is blocked, and the peer's flush resumes or ends it
             self.reads_on = True
             self.enqueue()
-        else:
-            self.connection.watch_idle()  # this side is blocked: the peer's flush resumes or ends it
 
     def release(self) -> None:
         """Close the socket; whoever still holds this side finds that there is nothing left to do."""
@@ -292,9 +292,13 @@ class Connection:
     def _idle_timeout(self) -> float:
         """Seconds without a byte after which to close; 0 is never."""
         timeout = self.service.idle_timeout
-        if self.client.is_broken or self.backend.is_broken:
+        if self._is_broken:
             return min(timeout, LAST_WORDS) if timeout else LAST_WORDS
         return timeout
+
+    @property
+    def _is_broken(self) -> bool:
+        return self.client.is_broken or self.backend.is_broken
 
     def watch_idle(self) -> None:
         """Set the idle timer as the policy has it now."""
@@ -309,7 +313,7 @@ class Connection:
         self._timer = None
         if self.engine.now - self.last < self._idle_timeout:
             self.watch_idle()
-        elif self.client.pending or self.backend.pending:
+        elif self._is_broken or self.client.pending or self.backend.pending:
             self.abort()
         else:
             self.close()

@@ -17,7 +17,7 @@ from proxy.wire import Counts
 
 if TYPE_CHECKING:
     import _socket
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterator
 
     from proxy.relay.acceptor import Gate
     from proxy.relay.engine import Engine
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 SHORTEST_ATTEMPT = 1.0  # seconds
 COALESCE = 0.1  # seconds between two announcements of how many connections a generation still has
+PART = 100  # generations in one message of counts, each some 300 bytes
 RELEASE = 64  # waiting clients that are let go at a time, so that they do not flood the backend's accept queue
 
 
@@ -68,7 +69,8 @@ class Service:
         self.generations[policy.generation] = self.generation = generation
         self.endpoints = endpoints
         self._replace(policy)
-        self._redirect()
+        if policy.generation:  # without one the service is ending: who is being connected may arrive
+            self._redirect()
         counts = {number: len(each.members) for number, each in self.generations.items() if each.members}
         return {policy.generation: 0} | counts
 
@@ -253,10 +255,10 @@ class Service:
         for client in list(self.waiting):
             client.end()
 
-    def counts(self) -> Counts:
-        return Counts(
-            service=self.name,
-            waiting=len(self.waiting),
-            refused=self.refused,
-            generations={number: generation.counts() for number, generation in self.generations.items()},
-        )
+    def counts(self) -> Iterator[Counts]:
+        """Everything counted, in as many parts as it takes for each to fit into a message."""
+        generations = {number: generation.counts() for number, generation in self.generations.items()}
+        numbers = list(generations)
+        for start in range(0, len(numbers) or 1, PART):
+            part = {number: generations[number] for number in numbers[start : start + PART]}
+            yield Counts(self.name, waiting=len(self.waiting), refused=self.refused, generations=part)

@@ -63,7 +63,8 @@ class Worker:
             case wire.Forget():
                 self._forget(request)
             case wire.Snapshot():
-                return [*(service.counts() for service in self._services.values()), wire.Ack(request.seq)]
+                counts = (part for service in self._services.values() for part in service.counts())
+                return [*counts, wire.Ack(request.seq)]
             case wire.Exit():
                 self._engine.stop()
             case _:

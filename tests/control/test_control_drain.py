@@ -59,6 +59,9 @@ class Generation:
     def say_goodbye(self):
         self.said_goodbye_at = trio.current_time()
 
+    async def died_out(self):
+        await self.ended.wait()
+
     async def stop(self):
         self.state = "stopping"
         self.stopped_at = trio.current_time()

@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from tests.e2e import configs
-from tests.e2e.harness import Proxy, fetch, free_port
+from tests.e2e.harness import Proxy, eventually, fetch, free_port
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -138,13 +138,21 @@ def test_a_state_file_that_cannot_be_read_is_set_aside_and_the_proxy_runs(tmp_pa
 def test_a_state_folder_that_cannot_be_written_stops_no_traffic(tmp_path: Path) -> None:
     port = free_port()
     with Proxy(tmp_path, configs.service(port)) as proxy:
-        (proxy.state_dir / ".state.json.new").mkdir()
+        eventually(lambda: _took_the_place_of_the_next_state_file(proxy), what="no write is under way")
         proxy.operate("swap", version="v2")
         assert fetch(port).startswith("v2 ")
         assert proxy.status()["proxy"]["trouble"]
         (proxy.state_dir / ".state.json.new").rmdir()
         proxy.operate("swap", version="v1")
         assert not proxy.status()["proxy"]["trouble"]
+
+
+def _took_the_place_of_the_next_state_file(proxy: Proxy) -> bool:
+    try:
+        (proxy.state_dir / ".state.json.new").mkdir()
+    except FileExistsError:
+        return False
+    return True
 
 
 def test_output_that_cannot_be_written_fails_the_swap_and_nothing_else(tmp_path: Path) -> None:

@@ -194,6 +194,44 @@ async def test_an_error_in_one_connections_handling_stays_its_own() -> None:
     assert [str(error) for error in faulty.failed] == ["a bug"]
 
 
+class Hungry(Faulty):
+    """A side that always has more."""
+
+    def __init__(self, engine: Engine, served: list[Hungry]) -> None:
+        super().__init__()
+        self._engine: Any = engine
+        self._served = served
+
+    def on_ready(self, _reads: int) -> None:
+        self._served.append(self)
+        if len(self._served) == 100:
+            self._engine.stop()
+        self._engine.ready.append(self)
+
+
+async def test_all_bulk_streams_have_their_turn() -> None:
+    engine: Any = Engine()
+    served: list[Hungry] = []
+    streams = [Hungry(engine, served) for _ in range(20)]
+    engine.ready.extend(streams)
+    engine.at(0, lambda: None)  # wakes the loop, as an event would
+    with trio.fail_after(5):
+        await engine.run()
+    assert served[:100] == streams * 5
+
+
+async def test_an_error_in_a_timer_does_not_end_the_loop() -> None:
+    engine = Engine()
+
+    def fail() -> None:
+        raise RuntimeError("a bug")
+
+    engine.at(engine.now, fail)
+    engine.at(engine.now, engine.stop)
+    with trio.fail_after(5):
+        await engine.run()
+
+
 async def test_a_timer_is_due_although_no_event_comes() -> None:
     engine = Engine()
     engine.at(engine.now + 0.05, engine.stop)

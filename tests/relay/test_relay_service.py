@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from proxy import wire
-from tests.relay.harness import fill, is_quiet, read, read_to_end, reset, was_reset
+from tests.relay.harness import connect, fill, is_quiet, read, read_to_end, reset, was_reset
 
 if TYPE_CHECKING:
     import socket
@@ -293,3 +293,28 @@ def test_services_are_counted_apart(service: Service) -> None:
     exchange(service.pair())
     assert service.control.counts("web").generations[1].connections == 1
     assert service.control.counts("other").generations[7].connections == 0
+
+
+def test_a_service_with_very_many_generations_is_counted_whole(service: Service) -> None:
+    """More than one message can hold."""
+    numbers = range(1, 401)
+    for number in numbers:
+        service.route(number)
+    *parts, _ack = service.control.answers(service.control.send(wire.Snapshot))
+    assert len(parts) > 1
+    assert [number for part in parts if isinstance(part, wire.Counts) for number in part.generations] == [*numbers]
+
+
+def test_who_is_being_connected_may_arrive_when_the_service_ends(service: Service) -> None:
+    """A route without a generation takes no new connection, and drops none that was on its way."""
+    hole = service.listener(backlog=0)
+    for _ in range(2):
+        service.keep(connect(hole.address))
+    service.route(1, hole)
+    client = service.client()
+    client.sendall(b"?")
+    service.control.counts_when("web", lambda counts: counts.generations[1].active == 1)
+    service.control.route("web", 0, held=True)
+    for _ in range(2):
+        service.keep(hole.accept())
+    assert read(service.keep(hole.accept()), 1) == b"?"
