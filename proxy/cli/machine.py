@@ -53,7 +53,6 @@ def examine(state_dir: Path, control_socket: Path) -> list[Finding]:
         low_ports(capabilities, _number("net/ipv4/ip_unprivileged_port_start", 1024)),
         accept_queue(_number("net/core/somaxconn", 0)),
         local_ports(_read("/proc/sys/net/ipv4/ip_local_port_range")),
-        keepalive(*(_number(f"net/ipv4/tcp_keepalive_{name}", 0) for name in ("time", "intvl", "probes"))),
         *tracked_connections(_read("/proc/sys/net/netfilter/nf_conntrack_max")),
         cgroup(_read("/proc/self/cgroup"), _read("/sys/fs/cgroup/cgroup.controllers")),
         first_process(_read("/proc/1/comm")),
@@ -128,13 +127,6 @@ def local_ports(port_range: str) -> Finding:
     value = f"{count}: about as many connections to each TCP address of a backend (net.ipv4.ip_local_port_range)"
     fix = 'sysctl -w net.ipv4.ip_local_port_range="1024 65535", more replicas, or {socket} in the command'
     return Finding("local ports", "ok", value) if count >= 20000 else Finding("local ports", "warn", value, fix)
-
-
-def keepalive(time: int, interval: int, probes: int) -> Finding:
-    seconds = time + interval * probes
-    value = f"a client that vanished without a word is noticed after {seconds} s (net.ipv4.tcp_keepalive_*)"
-    fix = "sysctl -w net.ipv4.tcp_keepalive_time=7200 is the kernel's default; idle_timeout in the config helps as well"
-    return Finding("keepalive", "ok", value) if seconds <= 9000 else Finding("keepalive", "warn", value, fix)
 
 
 def tracked_connections(maximum: str) -> list[Finding]:

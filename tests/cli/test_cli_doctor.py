@@ -49,8 +49,6 @@ ALL = (1 << 41) - 1
         (machine.local_ports("32768\t60999"), "ok", "28232"),
         (machine.local_ports("50000\t50999"), "warn", "1000:"),
         (machine.local_ports(""), "warn", "0:"),
-        (machine.keepalive(7200, 75, 9), "ok", "7875 s"),
-        (machine.keepalive(90000, 75, 9), "warn", "tcp_keepalive_time"),
         (machine.cgroup("0::/system.slice/x.service", "cpu memory"), "ok", "version 2, /system.slice/x.service"),
         (machine.cgroup("12:cpu:/x", ""), "ok", "version 1"),
         (machine.first_process("tini"), "ok", "buries orphans"),

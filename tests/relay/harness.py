@@ -340,6 +340,14 @@ class Service:
         address = {"ipv4": "127.0.0.1:0", "ipv6": "[::1]:0", "unix": f"unix:{path}"}[kind]
         return self.keep(Listener(address, backlog=backlog))
 
+    def full_listener(self) -> tuple[Listener, socket.socket]:
+        """A listener that does not answer, and the client in its queue: the kernel drops who else knocks.
+
+        Once that client is accepted, the next one's second knock is heard (after a second).
+        """
+        listener = self.listener(backlog=0)
+        return listener, self.keep(connect(listener.address))
+
     def route(self, generation: int = 1, *backends: Listener, **policy: Any) -> dict[int, int]:
         """Send new connections to these backends, by default to the first one."""
         addresses = [backend.address for backend in backends or [self.backend]]

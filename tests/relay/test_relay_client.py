@@ -9,22 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from proxy import wire
-from proxy.core.address import Address
-from tests.relay.harness import is_quiet, read, reset, was_reset
+from tests.relay.harness import is_quiet, read, read_to_end, reset, was_reset
 
 if TYPE_CHECKING:
-    from tests.relay.harness import Listener, Service
-
-
-def black_hole(service: Service) -> Listener:
-    """A listener that does not answer: its queue is full, so that the kernel drops what else knocks."""
-    listener = service.listener(backlog=0)
-    address = Address.parse(listener.address)
-    for _ in range(3):
-        knocker = service.keep(socket.socket(address.family))
-        knocker.setblocking(False)
-        knocker.connect_ex(address.sockaddr)
-    return listener
+    from tests.relay.harness import Listener, Service, WorkerProcess
 
 
 def closed(service: Service, kind: str = "ipv4") -> Listener:
@@ -48,7 +36,7 @@ def test_an_endpoint_that_is_gone_costs_its_clients_nothing(service: Service, ki
 
 
 def test_an_endpoint_that_does_not_answer_leaves_time_for_the_others(service: Service) -> None:
-    service.route(1, black_hole(service), service.backend, balance="round_robin", connect_timeout=4.0)
+    service.route(1, service.full_listener()[0], service.backend, balance="round_robin", connect_timeout=4.0)
     start = time.monotonic()
     clients = [service.client(), service.client()]
     for client in clients:
@@ -106,7 +94,7 @@ def test_a_service_without_endpoints_holds_its_clients_for_the_connect_timeout(s
 
 
 def test_a_lone_endpoint_that_does_not_answer_is_given_the_whole_time(service: Service) -> None:
-    service.route(1, black_hole(service), connect_timeout=0.5)
+    service.route(1, service.full_listener()[0], connect_timeout=0.5)
     assert was_reset(service.client())
     counts = service.control.counts("web")
     assert counts.refused == {"no_backend": 1}
@@ -115,7 +103,7 @@ def test_a_lone_endpoint_that_does_not_answer_is_given_the_whole_time(service: S
 
 def test_an_attempt_under_way_goes_to_the_new_generation(service: Service) -> None:
     """After the switch is acknowledged nothing new reaches the old generation, not even what had begun."""
-    hole = black_hole(service)
+    hole = service.full_listener()[0]
     service.route(1, hole)
     client = service.client()
     client.sendall(b"x")
@@ -126,11 +114,30 @@ def test_an_attempt_under_way_goes_to_the_new_generation(service: Service) -> No
 
 
 def test_an_attempt_under_way_is_closed_with_its_generation(service: Service) -> None:
-    service.route(1, black_hole(service))
+    service.route(1, service.full_listener()[0])
     client = service.client()
     service.control.counts_when("web", lambda counts: counts.generations[1].active == 1)
     assert service.control.ask(wire.Close, "web", 1).forced == 1
     assert was_reset(client)
+
+
+def test_what_a_backend_says_before_its_connection_was_noticed_is_heard(
+    service: Service, worker: WorkerProcess
+) -> None:
+    """The edge of its greeting is the edge of the connection: it will not come again."""
+    backend, _ = service.full_listener()
+    service.route(1, backend)
+    client = service.client()
+    service.control.counts_when("web", lambda counts: counts.generations[1].active == 1)
+    worker.freeze()
+    backend.accept().close()
+    server = service.keep(backend.accept())
+    server.sendall(b"220 ready")
+    worker.thaw()
+    assert read(client, 9) == b"220 ready"
+    server.sendall(b", really")
+    server.close()
+    assert read_to_end(client) == b", really"
 
 
 # Clients that leave
@@ -159,7 +166,7 @@ def test_a_unix_client_that_leaves_while_it_waits_is_dropped(service: Service) -
 
 
 def test_a_client_that_resets_while_it_is_connected_is_noticed_at_the_latest_then(service: Service) -> None:
-    service.route(1, black_hole(service), connect_timeout=0.5)
+    service.route(1, service.full_listener()[0], connect_timeout=0.5)
     client = service.client()
     service.control.counts_when("web", lambda counts: counts.generations[1].active == 1)
     reset(client)

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from proxy import wire
-from tests.relay.harness import connect, fill, is_quiet, read, read_to_end, reset, was_reset
+from tests.relay.harness import fill, is_quiet, read, read_to_end, reset, was_reset
 
 if TYPE_CHECKING:
     import socket
@@ -307,14 +307,12 @@ def test_a_service_with_very_many_generations_is_counted_whole(service: Service)
 
 def test_who_is_being_connected_may_arrive_when_the_service_ends(service: Service) -> None:
     """A route without a generation takes no new connection, and drops none that was on its way."""
-    hole = service.listener(backlog=0)
-    for _ in range(2):
-        service.keep(connect(hole.address))
-    service.route(1, hole)
+    backend, knocker = service.full_listener()
+    service.route(1, backend)
     client = service.client()
     client.sendall(b"?")
     service.control.counts_when("web", lambda counts: counts.generations[1].active == 1)
     service.control.route("web", 0, held=True)
-    for _ in range(2):
-        service.keep(hole.accept())
-    assert read(service.keep(hole.accept()), 1) == b"?"
+    backend.accept().close()
+    assert read(service.keep(backend.accept()), 1) == b"?"
+    assert read_to_end(knocker) == b""
