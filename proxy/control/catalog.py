@@ -63,7 +63,8 @@ class Catalog:
         known[name] = list(command)
         for oldest in list(known)[:-_REMEMBERED]:
             if oldest not in {self._record.active, self._record.previous}:
-                del known[oldest], self._learned[oldest]
+                del known[oldest]
+                self._learned.pop(oldest, None)  # it is not there if it could no longer be used
         return version
 
     def first(self) -> Version:

@@ -128,7 +128,7 @@ def prune(service_folder: Path, keep: int = KEEP_GENERATIONS) -> None:
     for number, file in numbered:
         if number[0] not in newest and not _in_use(file.with_name(f"{number[0]}.{number[1]}.log")):
             file.unlink(missing_ok=True)
-    for folder_ in service_folder.iterdir():
+    for folder_ in {file.parent for _, file in numbered}:
         with contextlib.suppress(OSError):  # not empty, and that is most of them
             folder_.rmdir()
 

@@ -52,6 +52,7 @@ class Worker:
     process: trio.Process
     link: Link = field(init=False)
     booted: trio.Event = field(default_factory=trio.Event)
+    served: bool = False
     remaining: dict[tuple[str, int], int] = field(default_factory=dict)
 
 
@@ -89,7 +90,6 @@ class WorkerPool:
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep `count` workers alive until cancelled; started when all of them are up."""
-        self._folder.mkdir(mode=0o700, exist_ok=True)
         async with trio.open_nursery() as nursery:
             async with trio.open_nursery() as starting:
                 for index in range(self.count):
@@ -183,7 +183,8 @@ class WorkerPool:
                 with trio.CancelScope(shield=True):
                     await worker.process.wait()
                 self._socket_path(index).unlink(missing_ok=True)
-            ready = _nothing
+            if worker.served:
+                ready = _nothing
             self.restarts += 1
             log.error(
                 "worker died; replacing it", extra=facts(pid=worker.process.pid, status=worker.process.returncode)
@@ -195,6 +196,7 @@ class WorkerPool:
     async def _start(self, index: int) -> Worker:
         """Start a process that listens on a socket of its own, and connect: the kernel lets us, before it is ready."""
         path = self._socket_path(index)
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # somebody may have tidied up
         path.unlink(missing_ok=True)
         # Shielded: a process that was started must not be lost to a cancellation. Nothing in it waits for the worker.
         with (
@@ -225,8 +227,12 @@ class WorkerPool:
         """Tell a worker everything, count it in, and stay with it until it is gone."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._carry, worker, nursery.cancel_scope)
-            with trio.fail_after(START_TIMEOUT):
+            with trio.move_on_after(START_TIMEOUT):
                 await worker.booted.wait()
+            if not worker.booted.is_set():
+                log.error("worker does not get ready; killing it", extra=facts(pid=worker.process.pid))
+                nursery.cancel_scope.cancel()
+                return
             asked = [(worker, posted) for service in self._plans for posted in self._post_plan(worker, service)]
             # No await since the plans were read: whatever is asked of all workers from now on is asked of this one too.
             self._workers[worker.index] = worker
@@ -235,6 +241,7 @@ class WorkerPool:
                 return
             self._bus.publish("worker", state="started", pid=worker.process.pid, worker=worker.index)
             self.on_change()
+            worker.served = True
             ready()
 
     async def _carry(self, worker: Worker, scope: trio.CancelScope) -> None:

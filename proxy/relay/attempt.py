@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _socket
 import errno
+from select import EPOLLOUT
 from socket import IPPROTO_TCP, SO_ERROR, SO_KEEPALIVE, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, TCP_NODELAY
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -21,7 +22,6 @@ UNDER_WAY = (errno.EINPROGRESS, errno.EALREADY)
 _KIND = int(SOCK_STREAM | SOCK_NONBLOCK)
 _REASONS = {
     errno.ECONNREFUSED: "refused",
-    errno.ECONNRESET: "refused",  # it went away with the connection in its accept queue
     errno.ENOENT: "refused",  # no such Unix socket
     errno.EAGAIN: "refused",  # the accept queue of a Unix socket is full
     errno.ETIMEDOUT: "timeout",
@@ -38,7 +38,7 @@ class Attempt:
     `client` is set while somebody waits for it.
     """
 
-    __slots__ = ("_started", "client", "endpoint", "generation", "sock")
+    __slots__ = ("_started", "_was_reset", "client", "endpoint", "generation", "sock")
 
     client: Client
 
@@ -48,6 +48,7 @@ class Attempt:
         self.generation = generation
         self.sock = _socket.socket(endpoint.family, _KIND)
         self._started = monotonic()
+        self._was_reset = False
         endpoint.connections += 1
 
     def connect(self) -> int:
@@ -57,15 +58,11 @@ class Attempt:
         if error == errno.EINPROGRESS and endpoint.is_loopback:
             # On loopback the handshake is through, or refused, before connect returns; only a second call says so.
             error = self.sock.connect_ex(endpoint.sockaddr)
-        if endpoint.is_ephemeral and not error and self._is_its_own_peer():
-            return errno.ECONNREFUSED
-        return error
+        return self._judge(error)
 
     def on_event(self, mask: int) -> None:
         error = self.sock.getsockopt(SOL_SOCKET, SO_ERROR) if mask & GONE else 0
-        if self.endpoint.is_ephemeral and not error and self._is_its_own_peer():
-            error = errno.ECONNREFUSED
-        self.client.attempted(self, error, mask)
+        self.client.attempted(self, self._judge(error), mask)
 
     def fail(self, error: Exception) -> None:
         self.client.fail(error)
@@ -79,9 +76,14 @@ class Attempt:
                 sock.setsockopt(SOL_SOCKET, SO_KEEPALIVE, 1)
         self.generation.connected(monotonic() - self._started)
         connection = Connection(service, self.generation, endpoint, client, sock, accepted)
+        backend = connection.backend
         if mask:
-            connection.backend.watches_out = True
-            connection.backend.read_on(mask & READ_ON)
+            backend.watches_out = True
+            backend.read_on(mask & READ_ON)
+        if mask & ~EPOLLOUT:
+            backend.enqueue()  # the edge of what it said is gone
+        if self._was_reset:
+            backend.broke()
         return connection
 
     def failed(self, error: int) -> None:
@@ -91,6 +93,16 @@ class Attempt:
     def withdraw(self) -> None:
         """Do not count as one of the endpoint's connections any longer. The socket is the caller's to close."""
         self.endpoint.connections -= 1
+
+    def _judge(self, error: int) -> int:
+        """Return the errno for what the kernel says, which has two more cases than it seems."""
+        if error == errno.ECONNRESET:
+            # A handshake is refused, not reset: this one was through, and the reset is part of what there is to relay.
+            self._was_reset = True
+            return 0
+        if not error and self.endpoint.is_ephemeral and self._is_its_own_peer():
+            return errno.ECONNREFUSED
+        return error
 
     def _is_its_own_peer(self) -> bool:
         """Whether nobody listens, and TCP has connected the socket to itself (RFC 9293, 3.5).

@@ -274,10 +274,7 @@ class Connection:
             self.engine.watch(backend.fd, backend, STREAM)
             if self.service.idle_timeout:
                 self.watch_idle()
-            # The edges of what came before are gone.
-            if backend.watches_out:
-                backend.enqueue()
-            client.pump(1)
+            client.pump(1)  # the edge of what it sent until now may be gone
         except Exception as error:  # noqa: BLE001  # whatever it is, it is this connection's alone
             self.fail(error)
 

@@ -36,9 +36,9 @@ log = logging.getLogger(__name__)
 LINGER = 0.002
 TURN = 0.005
 EVENTS = 128  # per poll
-BUFFER = 64 * 1024
+BUFFER = 128 * 1024
 SERVED = 8  # sides of the ready list between two polls
-READS = 4  # buffers for each of them
+READS = 2  # buffers for each of them
 
 # EPOLLOUT only from the first short write on: a Unix socket would report it for whatever its peer reads.
 STREAM = select.EPOLLIN | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLET

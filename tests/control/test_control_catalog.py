@@ -59,3 +59,41 @@ def test_a_file_that_cannot_be_read_says_nothing(tmp_path):
     assert decision.configured_active(tmp_path / "missing", "web") is None
     (tmp_path / "broken").write_text("[[[")
     assert decision.configured_active(tmp_path / "broken", "web") is None
+
+
+def learn_many(catalog, count=60):
+    for number in range(count):
+        catalog.learn(f"build-{number}", ("run", str(number)))
+
+
+def test_a_version_for_each_deployment_does_not_pile_up(settings):
+    record = ServiceRecord()
+    catalog = Catalog(settings, record)
+    learn_many(catalog)
+    assert list(record.known) == [f"build-{number}" for number in range(10, 60)]
+    assert catalog.names == ["v1", "v2", *record.known]
+
+
+def test_however_many_came_after_them_the_active_and_the_previous_version_are_known(settings):
+    record = ServiceRecord(active="build-3", previous="build-1", configured="v1")
+    catalog = Catalog(settings, record)
+    learn_many(catalog)
+    assert catalog.find("build-1").command == ("run", "1")
+    assert Catalog(settings, record).first().name == "build-3"
+    assert len(record.known) == 52
+
+
+def test_a_version_that_is_deployed_again_counts_as_new(settings):
+    record = ServiceRecord()
+    catalog = Catalog(settings, record)
+    learn_many(catalog, 50)
+    catalog.learn("build-0", ("run", "again"))
+    catalog.learn("one-more", ("run",))
+    assert catalog.find("build-0").command == ("run", "again")
+    assert catalog.get("build-1") is None
+
+
+def test_a_remembered_version_that_cannot_be_used_any_more_can_be_forgotten(settings):
+    record = ServiceRecord(known={"broken": []})
+    learn_many(Catalog(settings, record))
+    assert "broken" not in record.known

@@ -88,3 +88,17 @@ async def test_a_worker_of_another_release_is_refused(ends):
     await worker.send(wire.encode(wire.Hello(wire.VERSION + 1, 1)))
     with pytest.RaisesGroup(WireError):
         await Link(ours, lambda message: None).run()
+
+
+async def test_a_request_that_cannot_be_sent_leaves_nobody_waiting(ends):
+    """The worker's own end stays open: no end of the stream tells that it went wrong."""
+    ours, _worker = ends
+    ours.shutdown(socket.SHUT_WR)
+    link = Link(ours, lambda message: None)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(link.run)
+        pending = link.post(wire.Snapshot)
+        with trio.fail_after(1), pytest.raises(LinkLostError):
+            await pending.wait()
+        nursery.cancel_scope.cancel()
+    assert link.lost

@@ -60,3 +60,13 @@ def test_a_living_socket_and_a_plain_file_are_left_alone(tmp_path):
 def test_an_address_this_machine_does_not_have_is_said_so():
     with pytest.raises(BindError, match="no such address"):
         listeners.bind(Address(host="192.0.2.1", port=1))
+
+
+def test_a_socket_file_that_cannot_be_removed_is_said_and_the_listener_closed_all_the_same(tmp_path, caplog):
+    address = Address(path=str(tmp_path / "s"))
+    listener = listeners.bind(address)
+    (tmp_path / "s").unlink()
+    (tmp_path / "s").mkdir()
+    listeners.close(address, listener)
+    assert listener.fileno() == -1
+    assert "socket file not removed" in caplog.text

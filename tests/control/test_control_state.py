@@ -1,3 +1,4 @@
+import json
 import os
 
 import pytest
@@ -91,3 +92,20 @@ async def test_changes_are_written_without_being_asked_for(tmp_path):
     again = StateFile(file.path)
     again.load()
     assert again.state.services["web"].active == "v2"
+
+
+@pytest.mark.parametrize(("key", "value"), [("address", "garbage"), ("address", ""), ("pid", -1), ("pid", 1)])
+async def test_a_damaged_backend_in_the_state_file_does_not_keep_the_proxy_from_starting(tmp_path, caplog, key, value):
+    """And above all, no signal goes to a pid such as -1, which is every process there is."""
+    file = StateFile(tmp_path / "state.json")
+    generation = GenerationRecord(id=3, version="v1", state="active", backends=[record()])
+    file.state.services["web"] = ServiceRecord(generations=[generation])
+    await file.flush()
+    content = json.loads(file.path.read_bytes())
+    content["services"]["web"]["generations"][0]["backends"][0][key] = value
+    file.path.write_text(json.dumps(content))
+    again = StateFile(file.path)
+    again.load()
+    assert again.state.services == {}
+    assert "set aside" in caplog.text
+    assert list(tmp_path.glob("state.json.unreadable-*"))

@@ -59,3 +59,19 @@ def test_counters_never_go_backwards_whichever_workers_die_when(steps):
         now = traffic.of("web").generations[1].connections
         assert now >= seen
         seen = now
+
+
+def test_generations_that_come_in_several_messages_are_all_counted():
+    traffic = Traffic()
+
+    def part(*numbers, connections):
+        generations = {number: wire.GenerationCounts(connections=connections) for number in numbers}
+        return wire.Counts("web", 2, {}, generations)
+
+    for connections in (1, 2):
+        traffic.record("a", part(1, 2, connections=connections))
+        traffic.record("a", part(3, connections=connections))
+    assert {number: each.connections for number, each in traffic.of("web").generations.items()} == {1: 2, 2: 2, 3: 2}
+    assert traffic.of("web").waiting == 2
+    traffic.retire("a")
+    assert {number: each.connections for number, each in traffic.of("web").generations.items()} == {1: 2, 2: 2, 3: 2}

@@ -1,7 +1,10 @@
 """The pool with real worker processes, in front of a backend that the test plays."""
 
+import errno
 import os
+import shutil
 import signal
+import sys
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -142,3 +145,137 @@ async def test_counts_of_a_worker_that_died_are_kept(pool, listener, backend):
         await worker.process.wait()
     await pool.refresh()
     assert (before, pool.traffic.of("web").generations[1].connections) == (10, 10)
+
+
+# A worker of another release, as an upgrade of the package under a running proxy leaves it to be started.
+_STRANGER = """
+import os, signal, socket, sys
+from proxy import wire
+
+listener = socket.socket(fileno=int(sys.argv[sys.argv.index("--fd") + 1]))
+control, _ = listener.accept()
+control.send(wire.encode(wire.Hello(wire.VERSION + 1, os.getpid())))
+signal.pause()
+"""
+_MUTE = "import signal; signal.pause()"
+
+
+def runs(monkeypatch, script):
+    """Workers that are started from now on run this instead."""
+    monkeypatch.setattr(workers, "_COMMAND", (sys.executable, "-c", script))
+
+
+async def happened(events, **values):
+    """Wait for a worker's event with these values."""
+    with trio.fail_after(20):
+        async for event in events:
+            if values.items() <= event.items():
+                return event
+    raise AssertionError("the stream ended")
+
+
+async def test_a_replacement_of_another_release_costs_nobody_else_anything(pool, listener, backend, monkeypatch):
+    await pool.listen("web", {"a": listener})
+    await pool.route(wire.Route(0, "web", 1, (await backend(b"one"),)))
+    victim, survivor = pool.workers
+    command = workers._COMMAND
+    with pool._bus.subscribe() as events:
+        runs(monkeypatch, _STRANGER)
+        victim.process.kill()
+        await happened(events, state="died", pid=victim.process.pid)
+        stranger = await happened(events, state="died", worker=0)
+        assert stranger["pid"] != victim.process.pid
+        assert pool.workers == [survivor]
+        stream, answer = await greeting(listener)
+        await stream.aclose()
+        assert answer == b"one"
+        monkeypatch.setattr(workers, "_COMMAND", command)
+        await happened(events, state="started", worker=0)
+    assert len(pool.workers) == 2
+
+
+async def test_a_worker_is_replaced_although_its_folder_was_removed(pool, listener, backend, tmp_path):
+    await pool.listen("web", {"a": listener})
+    await pool.route(wire.Route(0, "web", 1, (await backend(b"one"),)))
+    shutil.rmtree(tmp_path / "workers")
+    victim, survivor = pool.workers
+    with pool._bus.subscribe() as events:
+        victim.process.kill()
+        await happened(events, state="died", pid=victim.process.pid)
+        assert pool.workers == [survivor]
+        stream, answer = await greeting(listener)
+        await stream.aclose()
+        assert answer == b"one"
+        await happened(events, state="started", worker=0)
+
+
+async def test_a_worker_that_cannot_be_started_for_now_is_started_when_it_can(pool, monkeypatch, caplog):
+    spawn, refused = workers.reaper.spawn, trio.Event()
+
+    async def fail(*_, **__):
+        await trio.lowlevel.checkpoint()
+        refused.set()
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with pool._bus.subscribe() as events:
+        monkeypatch.setattr(workers.reaper, "spawn", fail)
+        pool.workers[0].process.kill()
+        with trio.fail_after(10):
+            await refused.wait()
+        monkeypatch.setattr(workers.reaper, "spawn", spawn)
+        await happened(events, state="started", worker=0)
+    assert "cannot start a worker" in caplog.text
+
+
+async def test_a_switch_does_not_wait_for_the_replacement_of_a_killed_worker(pool, listener, backend, monkeypatch):
+    """The replacement never says a word here; a switch that waited for it would take seconds."""
+    await pool.listen("web", {"a": listener})
+    await pool.route(wire.Route(0, "web", 1, (await backend(b"one"),)))
+    start, replaced = pool._start, trio.Event()
+
+    async def started(index):
+        worker = await start(index)
+        replaced.set()
+        return worker
+
+    monkeypatch.setattr(pool, "_start", started)
+    runs(monkeypatch, _MUTE)
+    pool.workers[0].process.kill()
+    with trio.fail_after(10):
+        await replaced.wait()
+    await trio.testing.wait_all_tasks_blocked()
+    began = trio.current_time()  # a deadline would not end it: a switch is not called off half-way
+    await pool.switch(wire.Route(0, "web", 2, (await backend(b"two"),)))
+    assert trio.current_time() - began < workers.ANSWER_TIMEOUT / 2
+    stream, answer = await greeting(listener)
+    await stream.aclose()
+    assert answer == b"two"
+
+
+async def test_a_replacement_that_never_gets_ready_is_replaced_itself(pool, monkeypatch):
+    command = workers._COMMAND
+    with pool._bus.subscribe() as events:
+        monkeypatch.setattr(workers, "START_TIMEOUT", 0.1)
+        runs(monkeypatch, _MUTE)
+        victim = pool.workers[0]
+        victim.process.kill()
+        await happened(events, state="died", pid=victim.process.pid)
+        mute = await happened(events, state="died", worker=0)
+        assert mute["pid"] != victim.process.pid
+        monkeypatch.setattr(workers, "START_TIMEOUT", 30)
+        monkeypatch.setattr(workers, "_COMMAND", command)
+        await happened(events, state="started", worker=0)
+
+
+async def test_a_worker_that_dies_before_it_is_ready_does_not_keep_the_proxy_from_starting(
+    tmp_path, nursery, monkeypatch
+):
+    bus = Bus()
+    pool = WorkerPool(1, tmp_path, bus, "text")
+    command = workers._COMMAND
+    pool.on_change = lambda: monkeypatch.setattr(workers, "_COMMAND", command)
+    runs(monkeypatch, "raise SystemExit(1)")
+    with trio.fail_after(10):
+        await nursery.start(pool.run)
+    assert len(pool.workers) == 1
+    nursery.cancel_scope.cancel()

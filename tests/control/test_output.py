@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pathlib
 from typing import TYPE_CHECKING
 
 import trio
@@ -12,6 +13,7 @@ from proxy.control import output
 from proxy.control.output import LogFile
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     import pytest
@@ -171,3 +173,30 @@ def test_a_full_disk_is_reported_and_neither_ends_the_rotation_nor_loses_output(
     assert [file.stat().st_size for file in big.path.parent.iterdir()] == [100]
     output._rotate_all(tmp_path, 50)
     assert big.path.stat().st_size == 0
+
+
+async def test_a_folder_that_vanishes_while_it_is_looked_through_ends_no_rotation(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    big = printed(output.path(tmp_path, "web", "v1", 1, 0), "x" * 100)
+
+    def vanish(*_: object) -> Iterator[Path]:
+        yield big.path
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, "glob", vanish)
+        output._rotate_all(tmp_path, 50)
+        output.prune(tmp_path / "output" / "web")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(output.keep_rotated, tmp_path, 50)
+            await trio.sleep(60)
+            patch.undo()
+            await trio.sleep(60)
+            nursery.cancel_scope.cancel()
+    assert big.path.read_text() == ""
+
+
+def test_output_that_is_a_plain_file_where_a_folder_belongs_lists_as_empty(tmp_path: Path) -> None:
+    (tmp_path / "v1").write_text("in the way")
+    assert output.files(tmp_path / "v1") == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -34,7 +35,7 @@ REFUSED = CheckResult(healthy=False, reason="connection refused")
 class FakeBackend:
     """A backend whose checks have the answers that a test gives it; the last one stays."""
 
-    def __init__(self, *answers: CheckResult, owner: str | StartError = "") -> None:
+    def __init__(self, *answers: CheckResult, owner: str | StartError | OSError = "") -> None:
         self.subject = Subject(Address(host="127.0.0.1", port=1), Values(version="v1", generation=1, replica=0))
         self.answers = list(answers)
         self.owner = owner
@@ -54,7 +55,7 @@ class FakeBackend:
 
     async def check_owner(self) -> str:
         await trio.lowlevel.checkpoint()
-        if isinstance(self.owner, StartError):
+        if isinstance(self.owner, StartError | OSError):
             raise self.owner
         return self.owner
 
@@ -162,7 +163,7 @@ async def test_a_name_that_fails_is_looked_up_again_and_tried_at_its_next_addres
 
 
 async def watched(
-    backend: FakeBackend, seconds: float, **health: Any
+    backend: FakeBackend, seconds: float, *, healthy: bool = True, **health: Any
 ) -> tuple[list[tuple[float, bool, str]], list[str]]:
     """What `watch` reports within some seconds: changes with their time, and results."""
     changes: list[tuple[float, bool, str]] = []
@@ -171,11 +172,26 @@ async def watched(
         await prober.watch(
             backend,
             Health(**health),
-            on_change=lambda healthy, reason: changes.append((round(trio.current_time(), 3), healthy, reason)),
+            healthy=healthy,
+            on_change=lambda well, reason: changes.append((round(trio.current_time(), 3), well, reason)),
             on_check=results.append,
             probe=backend.probe,
         )
     return changes, results
+
+
+async def test_a_sick_backend_that_is_watched_anew_returns_as_soon_as_it_is_well(autojump_clock: MockClock) -> None:
+    """As after a reload that puts wrong health settings right."""
+    changes, _ = await watched(FakeBackend(REFUSED, OK), 9.5, healthy=False, interval=1, rise=2)
+    assert changes == [(3.0, True, "")]
+
+
+async def test_not_being_able_to_see_who_listens_is_a_failed_check_and_nothing_worse(autojump_clock: MockClock) -> None:
+    owner = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    changes, _ = await watched(FakeBackend(OK, owner=owner), 9.5, healthy=False, interval=1, rise=1)
+    assert changes == []
+    with pytest.raises(StartError, match="not healthy within"):
+        await start(FakeBackend(OK, owner=owner), start_timeout=3)
 
 
 async def test_a_backend_leaves_after_fall_failures_and_returns_after_rise_successes(autojump_clock: MockClock) -> None:

@@ -140,6 +140,35 @@ def test_what_a_backend_says_before_its_connection_was_noticed_is_heard(
     assert read_to_end(client) == b", really"
 
 
+def test_what_a_backend_says_before_it_resets_is_heard_however_soon_that_is(
+    service: Service, worker: WorkerProcess
+) -> None:
+    """It is connected, greets and resets before the worker looks: that was no failure to connect."""
+    backend, _ = service.full_listener()
+    service.route(1, backend)
+    client = service.client()
+    service.control.counts_when("web", lambda counts: counts.generations[1].active == 1)
+    worker.freeze()
+    backend.accept().close()
+    server = service.keep(backend.accept())
+    server.sendall(b"421 go away")
+    reset(server)
+    worker.thaw()
+    assert read(client, 11) == b"421 go away"
+    assert was_reset(client)
+    counts = service.control.counts("web").generations[1]
+    assert (counts.active, counts.connections, counts.connect_errors) == (0, 1, {})
+
+
+def test_a_backend_that_resets_at_once_is_not_asked_again(service: Service) -> None:
+    service.route()
+    for _ in range(20):
+        client = service.client()
+        reset(service.backend.accept())
+        assert was_reset(client)
+    assert service.control.counts("web").generations[1].connections == 20
+
+
 # Clients that leave
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from proxy.relay.engine import BUFFER
 from tests.relay.harness import fill, is_quiet, read, read_to_end, reset, was_reset
 
 if TYPE_CHECKING:
@@ -261,7 +262,7 @@ def test_a_slow_reader_slows_its_sender_and_memory_stays_bounded(service: Servic
     for client, server in pairs:
         assert fill(server) < 64 * MIB  # of 256: the sender was stopped
         assert fill(client) < 64 * MIB
-    assert worker.rss() - before < len(pairs) * 2 * (128 << 10) + 4 * MIB
+    assert worker.rss() - before < len(pairs) * 2 * BUFFER + 4 * MIB
     assert worker.cpu_share(0.5) < 0.1
 
 
