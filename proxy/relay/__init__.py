@@ -5,10 +5,12 @@
     link         the connection from control: requests in, answers out
     service      one service: its policy, its listeners, and the clients that wait
     acceptor     listeners, and when not to accept
-    connect      a client that has no backend yet
+    client       a client that has no backend yet
+    attempt      one attempt to connect to an endpoint
     connection   a client and its backend: two sides, and the bytes between them
     engine       the event loop that calls all of these
-    generation   the connections and counters of one generation
+    generation   the connections, endpoints and counters of one generation
+    timers       when to call what
 
 Bytes are moved by plain functions called from one epoll loop (`engine`); trio holds that loop and the signals. An await
 for each read would cost more than everything else a relay does.

@@ -174,6 +174,9 @@ def _longest_queue() -> int:
 def _copy(fd: int) -> socket.socket:
     """Return a socket of its own on a listener's descriptor, which stays the caller's."""
     lent = socket.socket(fileno=fd)
+    # All workers share the listener's O_NONBLOCK (fcntl(2)), and `dup` would clear it for a moment: long enough for
+    # another one to be caught in an accept that blocks.
+    lent.setblocking(False)
     try:
         if not lent.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             raise ValueError(f"descriptor {fd} does not listen")

@@ -109,7 +109,7 @@ def test_a_download_and_an_upload_that_are_under_way_are_whole_after_a_swap(tmp_
     config += configs.service(web_port, v1=files, v2=files)
     with Proxy(tmp_path, config) as proxy:
         download = subprocess.Popen(
-            [curl, "-sS", "--limit-rate", "4M", "-o", "got", f"http://127.0.0.1:{web_port}/content"],
+            [curl, "-sS", "--limit-rate", "2M", "-o", "got", f"http://127.0.0.1:{web_port}/content"],
             cwd=tmp_path, stderr=subprocess.PIPE,
         )  # fmt: skip
         upload = subprocess.Popen(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
 
 from proxy import wire
+from proxy.relay import acceptor
 from tests.relay.harness import Service, WorkerProcess, is_quiet, read, read_to_end
 
 if TYPE_CHECKING:
@@ -146,3 +149,11 @@ def test_a_listener_passed_again_takes_the_place_of_the_one_before(service: Serv
     client, server = service.pair()
     client.sendall(b"x")
     assert read(server, 1) == b"x"
+
+
+def test_taking_a_listener_never_lets_another_worker_that_has_it_block_in_accept() -> None:
+    """O_NONBLOCK belongs to the open file, which all workers share: it must not be cleared, not for a moment."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        with acceptor._copy(listener.fileno()):
+            assert not os.get_blocking(listener.fileno())
