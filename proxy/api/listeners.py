@@ -104,7 +104,7 @@ def _owner(probe: socket.socket) -> str:
     if not pid:
         return "a process of another pid namespace"
     command = procfs.command_line(pid)
-    return f"process {pid} ({command})" if command else f"process {pid}"
+    return f"pid {pid} ({command})" if command else f"pid {pid}"
 
 
 def _bind(path: Path) -> socket.socket:

@@ -158,7 +158,7 @@ class WorkerPool:
     # One worker's life.
 
     async def _keep(self, index: int, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        backoff = Backoff()
+        backoff = Backoff(limit=1.0)  # a worker has no slow start of its own, and clients wait
         ready: Callable[[], None] = task_status.started
         while True:
             began = trio.current_time()

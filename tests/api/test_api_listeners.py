@@ -62,7 +62,7 @@ def test_a_living_proxy_keeps_its_socket_and_is_named(tmp_path: Path) -> None:
         with pytest.raises(AddressInUseError) as raised, unix_listener(path):
             pass
         connect(path)
-    assert f"process {os.getpid()} (" in raised.value.message
+    assert f"pid {os.getpid()} (" in raised.value.message
     assert "pytest" in raised.value.message
     assert raised.value.exit_code == 1
 

@@ -59,9 +59,16 @@ def test_nothing_fails_on_a_process_that_is_gone() -> None:
 
 
 def test_environment_and_command_line_are_those_the_process_was_started_with() -> None:
-    with subprocess.Popen(["sleep", "60", "0.1s"], env={"A": "b=c", "EMPTY": ""}) as child:
+    command = ["cat", "-u", "-"]
+    with subprocess.Popen(
+        command, env={"A": "b=c", "EMPTY": ""}, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
         try:
-            assert procfs.command_line(child.pid) == "sleep 60 0.1s"
+            # Once it answers it runs: in the middle of execve(2) there is a moment without arguments and environment.
+            child.stdin.write(b"?")
+            child.stdin.flush()
+            assert child.stdout.read(1) == b"?"
+            assert procfs.command_line(child.pid) == "cat -u -"
             assert procfs.environ(child.pid) == {"A": "b=c", "EMPTY": ""}
             assert procfs.uid(child.pid) == os.geteuid()
         finally:
