@@ -9,6 +9,33 @@ from proxy.metrics import Metrics, Sample
 _SUFFIXES = {"histogram": ("_bucket", "_sum", "_count")}
 
 
+# What dashboards and alerts of users rely on; a name that goes is a breaking change.
+CONTRACT = [
+    "proxy_connections_total",
+    "proxy_connections_active",
+    "proxy_connections_refused_total",
+    "proxy_connection_duration_seconds",
+    "proxy_received_bytes_total",
+    "proxy_sent_bytes_total",
+    "proxy_backend_connect_seconds",
+    "proxy_backend_connect_errors_total",
+    "proxy_backend_up",
+    "proxy_backend_restarts_total",
+    "proxy_health_checks_total",
+    "proxy_swaps_total",
+    "proxy_swap_phase_seconds",
+    "proxy_active_generation",
+    "proxy_drain_active_connections",
+    "proxy_drain_deadline_timestamp_seconds",
+    "proxy_drain_seconds",
+    "proxy_drain_completed_total",
+    "proxy_drain_forced_connections_total",
+    "proxy_worker_up",
+    "proxy_worker_restarts_total",
+    "proxy_build_info",
+]
+
+
 def series_names() -> set[str]:
     """Every name that can stand in a query."""
     page, _ = Metrics(lambda: Sample(services=(), workers={}, worker_restarts=0)).render(openmetrics=False)

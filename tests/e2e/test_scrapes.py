@@ -9,37 +9,13 @@ import time
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from tests.catalog import CONTRACT
 from tests.e2e import configs
 from tests.e2e.harness import Events, Held, Load, Metrics, Proxy, eventually, free_port, held
 from tests.tools import need
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-NAMES = [
-    "proxy_connections_total",
-    "proxy_connections_active",
-    "proxy_connections_refused_total",
-    "proxy_connection_duration_seconds",
-    "proxy_received_bytes_total",
-    "proxy_sent_bytes_total",
-    "proxy_backend_connect_seconds",
-    "proxy_backend_connect_errors_total",
-    "proxy_backend_up",
-    "proxy_backend_restarts_total",
-    "proxy_health_checks_total",
-    "proxy_swaps_total",
-    "proxy_swap_phase_seconds",
-    "proxy_active_generation",
-    "proxy_drain_active_connections",
-    "proxy_drain_deadline_timestamp_seconds",
-    "proxy_drain_seconds",
-    "proxy_drain_completed_total",
-    "proxy_drain_forced_connections_total",
-    "proxy_worker_up",
-    "proxy_worker_restarts_total",
-    "proxy_build_info",
-]
 
 
 def test_promtool_has_nothing_to_say_about_the_page_before_in_and_after_a_drain(tmp_path: Path) -> None:
@@ -51,7 +27,7 @@ def test_promtool_has_nothing_to_say_about_the_page_before_in_and_after_a_drain(
             events.wait(operation=number, type="drain")
             _promtool(proxy)
             page = proxy.metrics()
-            missing = [name for name in NAMES if name.removesuffix("_total") not in page.families]
+            missing = [name for name in CONTRACT if name.removesuffix("_total") not in page.families]
             assert not missing
         events.wait(operation=number, type="result")
         proxy.begin("swap", version="v3", wait=True)
@@ -74,7 +50,7 @@ def test_the_openmetrics_page_is_served_to_who_asks_for_it(tmp_path: Path) -> No
         assert "content-type: application/openmetrics-text" in head.lower()
         assert body.endswith("# EOF\n")
         families = {family.name: family for family in text_string_to_metric_families(body)}
-        assert {name.removesuffix("_total") for name in NAMES} <= set(families)
+        assert {name.removesuffix("_total") for name in CONTRACT} <= set(families)
 
 
 def test_drain_gauges_move_while_a_drain_goes_on(tmp_path: Path) -> None:
