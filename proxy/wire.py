@@ -18,12 +18,13 @@ from proxy.errors import WireError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-VERSION = 1
+VERSION = 2
 MAX_MESSAGE = 192 * 1024  # below the default net.core.wmem_default (212992), so that a send never needs splitting
 MAX_FDS = 253
 
 # Upper bounds in seconds; one more bucket counts what lies above the last.
 DURATION_BUCKETS = (0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 3600.0)
+REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 CONNECT_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 
@@ -33,6 +34,15 @@ class Endpoint:
 
     replica: int
     address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Http:
+    """How requests are treated where they are understood; the names are those of the config."""
+
+    header_timeout: float = 30.0
+    forwarded: str = "append"
+    request_id: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +70,9 @@ class Route(Request):
     `endpoints` are the replicas in rotation of `generation`. While there are none, new connections wait up to
     `connect_timeout`. `held`: a switch is under way, so new connections wait for the next Route (and go along this one
     if control leaves). `paused`: they wait until a Route says otherwise, however long. `max_connections` is this
-    worker's share; None is no limit. Times are in seconds; an `idle_timeout` of 0 is none.
+    worker's share; None is no limit. Times are in seconds; an `idle_timeout` of 0 is none. With `http`, connections are
+    understood as HTTP/1, and "new connections" includes new requests on open ones. `version` names the generation in the
+    access log.
     """
 
     service: str
@@ -72,6 +84,8 @@ class Route(Request):
     connect_timeout: float = 5.0
     idle_timeout: float = 0.0
     max_connections: int | None = None
+    version: str = ""
+    http: Http | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +159,11 @@ class Histogram:
 
 @dataclass(slots=True)
 class GenerationCounts:
-    """What one generation's connections did. `active` is a gauge, everything else only grows."""
+    """What one generation's connections did. `active` and `in_flight` are gauges, everything else only grows.
+
+    `in_flight` are requests that have been given to the generation and not been answered in full; `requests` those that
+    were, by status code.
+    """
 
     active: int = 0
     connections: int = 0
@@ -156,16 +174,27 @@ class GenerationCounts:
     connect_errors: dict[str, int] = field(default_factory=dict)
     duration: Histogram = field(default_factory=lambda: Histogram.empty(DURATION_BUCKETS))
     connect: Histogram = field(default_factory=lambda: Histogram.empty(CONNECT_BUCKETS))
+    in_flight: int = 0
+    requests: dict[str, int] = field(default_factory=dict)
+    request_duration: Histogram = field(default_factory=lambda: Histogram.empty(REQUEST_BUCKETS))
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Everything counted for one service: `waiting` holds connections that have no backend yet (a gauge)."""
+    """Everything counted for one service: `waiting` holds clients that want a backend and have none yet (a gauge).
+
+    `answered` are requests that the proxy answered itself before any generation had them, by status code. `migrated`
+    counts connections that let go of a generation because another one had become the active one, `retried` requests that
+    were sent a second time.
+    """
 
     service: str
     waiting: int
     refused: dict[str, int]
     generations: dict[int, GenerationCounts]
+    answered: dict[str, int] = field(default_factory=dict)
+    migrated: int = 0
+    retried: int = 0
 
 
 Message = Listen | Route | Close | Forget | Snapshot | Exit | Hello | Ack | Remaining | Counts
@@ -200,8 +229,9 @@ def decode(payload: bytes) -> Message:
 
 
 def _generation_counts(values: dict[str, Any]) -> GenerationCounts:
-    duration, connect = Histogram(**values.pop("duration")), Histogram(**values.pop("connect"))
-    return GenerationCounts(**values, duration=duration, connect=connect)
+    for name in ("duration", "connect", "request_duration"):
+        values[name] = Histogram(**values[name])
+    return GenerationCounts(**values)
 
 
 # JSON has no tuples and no integer keys; these fields are put back into the shape that the dataclasses declare. A name
@@ -210,6 +240,7 @@ _REBUILD: Mapping[str, Callable[[Any], Any]] = {
     "add": tuple,
     "remove": tuple,
     "endpoints": lambda items: tuple(Endpoint(**item) for item in items),
+    "http": lambda value: Http(**value) if value is not None else None,
     "connections": lambda value: (
         {int(key): count for key, count in value.items()} if isinstance(value, dict) else value
     ),

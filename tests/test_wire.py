@@ -27,6 +27,9 @@ generation_counts = st.builds(
     connect_errors=st.dictionaries(names, numbers, max_size=4),
     duration=histograms(wire.DURATION_BUCKETS),
     connect=histograms(wire.CONNECT_BUCKETS),
+    in_flight=numbers,
+    requests=st.dictionaries(names, numbers, max_size=4),
+    request_duration=histograms(wire.REQUEST_BUCKETS),
 )
 STRATEGIES: dict[type, st.SearchStrategy[typing.Any]] = {
     wire.Listen: st.builds(wire.Listen, numbers, names, st.lists(names).map(tuple), st.lists(names).map(tuple)),
@@ -42,6 +45,8 @@ STRATEGIES: dict[type, st.SearchStrategy[typing.Any]] = {
         connect_timeout=seconds,
         idle_timeout=seconds,
         max_connections=st.none() | numbers,
+        version=names,
+        http=st.none() | st.builds(wire.Http, seconds, names, st.booleans()),
     ),
     wire.Close: st.builds(wire.Close, numbers, names, numbers),
     wire.Forget: st.builds(wire.Forget, numbers, names, numbers),
@@ -56,6 +61,9 @@ STRATEGIES: dict[type, st.SearchStrategy[typing.Any]] = {
         numbers,
         st.dictionaries(names, numbers, max_size=4),
         st.dictionaries(numbers, generation_counts, max_size=3),
+        answered=st.dictionaries(names, numbers, max_size=4),
+        migrated=numbers,
+        retried=numbers,
     ),
 }
 

@@ -46,7 +46,9 @@ QUIET = 10.0  # seconds between two warnings
 class Admission(Protocol):
     """Who takes what a listener accepts."""
 
-    def admit(self, client: _socket.socket) -> None: ...
+    def admit(self, client: _socket.socket, address: object) -> None:
+        """Take a client that comes from `address`, as accept(2) has it."""
+        ...
 
 
 class Gate:
@@ -151,7 +153,7 @@ class Listener:
         """Accept a connection; return whether there may be more."""
         try:
             # What socket.accept wraps; it returns a bare descriptor.
-            fd, _address = self._sock._accept()  # type: ignore[attr-defined]  # noqa: SLF001
+            fd, address = self._sock._accept()  # type: ignore[attr-defined]  # noqa: SLF001
         except BlockingIOError:
             return False
         except OSError as error:
@@ -159,7 +161,7 @@ class Listener:
                 return True
             self._gate.starve(error)
             return False
-        self._service.admit(_socket.socket(*self._kind, fd))
+        self._service.admit(_socket.socket(*self._kind, fd), address)
         return True
 
 

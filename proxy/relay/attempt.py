@@ -13,8 +13,8 @@ from proxy.relay.connection import Connection, reset_on_close
 from proxy.relay.engine import GONE, READ_ON
 
 if TYPE_CHECKING:
-    from proxy.relay.client import Client
     from proxy.relay.generation import Endpoint, Generation
+    from proxy.relay.seeker import Seeker
     from proxy.relay.service import Service
 
 UNDER_WAY = (errno.EINPROGRESS, errno.EALREADY)
@@ -35,12 +35,12 @@ _REASONS = {
 class Attempt:
     """A socket that is being connected. From the start it counts as one of the endpoint's connections.
 
-    `client` is set while somebody waits for it.
+    `seeker` is set while somebody waits for it.
     """
 
-    __slots__ = ("_started", "_was_reset", "client", "endpoint", "generation", "sock")
+    __slots__ = ("_started", "endpoint", "generation", "seeker", "sock", "was_reset")
 
-    client: Client
+    seeker: Seeker
 
     def __init__(self, endpoint: Endpoint, generation: Generation) -> None:
         """Raises OSError where there is no socket to be had."""
@@ -48,7 +48,7 @@ class Attempt:
         self.generation = generation
         self.sock = _socket.socket(endpoint.family, _KIND)
         self._started = monotonic()
-        self._was_reset = False
+        self.was_reset = False
         endpoint.connections += 1
 
     def connect(self) -> int:
@@ -62,27 +62,31 @@ class Attempt:
 
     def on_event(self, mask: int) -> None:
         error = self.sock.getsockopt(SOL_SOCKET, SO_ERROR) if mask & GONE else 0
-        self.client.attempted(self, self._judge(error), mask)
+        self.seeker.attempted(self, self._judge(error), mask)
 
     def fail(self, error: Exception) -> None:
-        self.client.fail(error)
+        self.seeker.fail(error)
 
-    def join(self, service: Service, client: _socket.socket, accepted: float, mask: int = 0) -> Connection:
-        """Return the connection of this backend with a client. `mask` holds the events of the backend until now."""
+    def succeeded(self) -> None:
+        """Make the socket ready for use, and count it."""
         endpoint, sock = self.endpoint, self.sock
         if endpoint.port:
             sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
             if not endpoint.is_loopback:
                 sock.setsockopt(SOL_SOCKET, SO_KEEPALIVE, 1)
         self.generation.connected(monotonic() - self._started)
-        connection = Connection(service, self.generation, endpoint, client, sock, accepted)
+
+    def join(self, service: Service, client: _socket.socket, accepted: float, mask: int = 0) -> Connection:
+        """Return the connection of this backend with a client. `mask` holds the events of the backend until now."""
+        self.succeeded()
+        connection = Connection(service, self.generation, self.endpoint, client, self.sock, accepted)
         backend = connection.backend
         if mask:
             backend.watches_out = True
             backend.read_on(mask & READ_ON)
         if mask & ~EPOLLOUT:
             backend.enqueue()  # the edge of what it said is gone
-        if self._was_reset:
+        if self.was_reset:
             backend.broke()
         return connection
 
@@ -98,7 +102,7 @@ class Attempt:
         """Return the errno for what the kernel says, which has two more cases than it seems."""
         if error == errno.ECONNRESET:
             # A handshake is refused, not reset: this one was through, and the reset is part of what there is to relay.
-            self._was_reset = True
+            self.was_reset = True
             return 0
         if not error and self.endpoint.is_ephemeral and self._is_its_own_peer():
             return errno.ECONNREFUSED

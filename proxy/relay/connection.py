@@ -170,6 +170,22 @@ class Side:
             self.watches_out = True
             self.engine.rewatch(self.fd, STREAM_OUT)  # an edge at once, should there be room by now
 
+    def owe(self, data: bytes) -> None:
+        """There is this to be sent, of what the peer has sent already."""
+        if data:
+            self.peer.flow.unsent += len(data)
+            self.peer.forward = None
+            self.pending = memoryview(data)
+
+    def settle(self) -> None:
+        """Send what is owed, or else ask for what the peer has sent meanwhile: the edge of that may be gone."""
+        if not self.pending:
+            self.peer.enqueue()
+            return
+        self.flush()
+        if self.pending:
+            self.keep(self.pending)
+
     def flush(self) -> None:
         """Send what is pending; when that is all, the peer is read again or its end passed on."""
         peer = self.peer
@@ -277,6 +293,25 @@ class Connection:
             client.pump(1)  # the edge of what it sent until now may be gone
         except Exception as error:  # noqa: BLE001  # whatever it is, it is this connection's alone
             self.fail(error)
+
+    def resume(self, to_client: bytes, to_backend: bytes) -> None:
+        """Go on where somebody else had got to: these are still to be sent. Both sockets are watched by others."""
+        client, backend = self.client, self.backend
+        try:
+            self.engine.watch(client.fd, client, STREAM)
+            self.engine.watch(backend.fd, backend, STREAM)
+            if self.service.idle_timeout:
+                self.watch_idle()
+            client.owe(to_client)
+            backend.owe(to_backend)
+            for side in (client, backend):
+                if self in self.generation.members:
+                    side.settle()
+        except Exception as error:  # noqa: BLE001  # as above
+            self.fail(error)
+
+    def redirect(self) -> None:
+        """It stays with its backend."""
 
     # Idle
 

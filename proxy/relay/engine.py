@@ -29,15 +29,13 @@ if TYPE_CHECKING:
     import _socket
     from collections.abc import Callable
 
-    from proxy.relay.connection import Side
-
 log = logging.getLogger(__name__)
 
 LINGER = 0.002
 TURN = 0.005
 EVENTS = 128  # per poll
 BUFFER = 128 * 1024
-SERVED = 8  # sides of the ready list between two polls
+SERVED = 8  # readers of the ready list between two polls
 READS = 2  # buffers for each of them
 
 # EPOLLOUT only from the first short write on: a Unix socket would report it for whatever its peer reads.
@@ -61,6 +59,16 @@ class Handler(Protocol):
         ...
 
 
+class Reader(Protocol):
+    """Who has bytes left to read, without an event that would say so."""
+
+    def on_ready(self, reads: int) -> None:
+        """Handle at most so many buffers."""
+        ...
+
+    def fail(self, error: Exception) -> None: ...
+
+
 class Engine:
     """Sockets and who handles their events; `now` is time.monotonic() of the present pass."""
 
@@ -71,7 +79,7 @@ class Engine:
         self._timers = Timers()
         self._stopped = False
         self._waiting = trio.CancelScope()
-        self.ready: deque[Side] = deque()
+        self.ready: deque[Reader] = deque()
         self.now = time.monotonic()
         self.view = memoryview(bytearray(BUFFER))  # every read of every connection goes through this one
 
@@ -172,8 +180,8 @@ class Engine:
 
     def _serve_ready(self) -> None:
         for _ in range(min(SERVED, len(self.ready))):
-            side = self.ready.popleft()
+            reader = self.ready.popleft()
             try:
-                side.on_ready(READS)
+                reader.on_ready(READS)
             except Exception as error:  # noqa: BLE001  # as above
-                side.fail(error)
+                reader.fail(error)

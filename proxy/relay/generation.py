@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from proxy.core.address import Address
-from proxy.wire import CONNECT_BUCKETS, DURATION_BUCKETS, GenerationCounts, Histogram
+from proxy.wire import CONNECT_BUCKETS, DURATION_BUCKETS, REQUEST_BUCKETS, GenerationCounts, Histogram
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,6 +28,10 @@ _EPHEMERAL = _ephemeral_ports()
 
 class Member(Protocol):
     """A connection that belongs to a generation, whether it is open or still being connected."""
+
+    def redirect(self) -> None:
+        """Another generation takes new connections now: go there, if nothing is lost by that."""
+        ...
 
     def end(self) -> None:
         """Close it from outside: FIN where nothing is under way, RST where something would be cut short."""
@@ -48,9 +53,14 @@ class Flow:
 
 
 class Endpoint:
-    """Where a replica accepts, and how many connections of this worker it has or is about to have."""
+    """Where a replica accepts, and how many connections of this worker it has or is about to have.
 
-    __slots__ = ("address", "connections", "family", "is_ephemeral", "is_loopback", "port", "sockaddr")
+    `in_flight` of these are waiting for a response, where requests are understood.
+    """
+
+    __slots__ = (
+        "address", "connections", "family", "in_flight", "is_ephemeral", "is_loopback", "port", "replica", "sockaddr",
+    )  # fmt: skip
 
     def __init__(self, address: str) -> None:
         parsed = Address.parse(address)
@@ -61,6 +71,8 @@ class Endpoint:
         self.is_ephemeral = parsed.port in _EPHEMERAL
         self.is_loopback = parsed.is_loopback
         self.connections = 0
+        self.in_flight = 0
+        self.replica = 0
 
 
 class Generation:
@@ -76,7 +88,10 @@ class Generation:
         "duration",
         "members",
         "number",
+        "request_duration",
+        "requests",
         "upstream",
+        "version",
     )
 
     def __init__(self, number: int) -> None:
@@ -88,6 +103,9 @@ class Generation:
         self.connect_errors: dict[str, int] = {}
         self.duration = Histogram.empty(DURATION_BUCKETS)
         self.connect = Histogram.empty(CONNECT_BUCKETS)
+        self.requests: defaultdict[int, int] = defaultdict(int)  # by status
+        self.request_duration = Histogram.empty(REQUEST_BUCKETS)
+        self.version = ""
         self.announcing = False  # a timer is set that will say how many members are left
         self._endpoints: dict[str, Endpoint] = {}
 
@@ -110,8 +128,14 @@ class Generation:
         self.duration.counts[bisect_left(DURATION_BUCKETS, seconds)] += 1
         self.duration.sum += seconds
 
-    def counts(self) -> GenerationCounts:
-        """What is counted so far; shares the histograms with this object, to be encoded at once."""
+    def answered(self, status: int, seconds: float) -> None:
+        """A request was answered in full."""
+        self.requests[status] += 1
+        self.request_duration.counts[bisect_left(REQUEST_BUCKETS, seconds)] += 1
+        self.request_duration.sum += seconds
+
+    def counts(self, in_flight: int = 0) -> GenerationCounts:
+        """What is counted so far, with what is counted elsewhere. Shares the histograms, to be encoded at once."""
         return GenerationCounts(
             active=len(self.members),
             connections=self.connections,
@@ -122,4 +146,7 @@ class Generation:
             connect_errors=self.connect_errors,
             duration=self.duration,
             connect=self.connect,
+            in_flight=in_flight,
+            requests={str(status): count for status, count in self.requests.items()},
+            request_duration=self.request_duration,
         )

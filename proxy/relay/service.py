@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections import deque
+from collections import Counter, defaultdict, deque
 from typing import TYPE_CHECKING
 
 from proxy.core.balance import POLICIES, least
+from proxy.core.http.forwarded import Forwarding
 from proxy.relay.acceptor import Listener
 from proxy.relay.attempt import Attempt
 from proxy.relay.client import Client
 from proxy.relay.connection import Connection
 from proxy.relay.generation import Generation
+from proxy.relay.http import HttpClient
 from proxy.wire import Counts
 
 if TYPE_CHECKING:
@@ -20,39 +22,58 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
     from proxy.relay.acceptor import Gate
+    from proxy.relay.access_log import AccessLog
     from proxy.relay.engine import Engine
     from proxy.relay.generation import Endpoint, Member
-    from proxy.wire import Route
+    from proxy.relay.seeker import Seeker
+    from proxy.wire import Http, Route
 
 SHORTEST_ATTEMPT = 1.0  # seconds
 COALESCE = 0.1  # seconds between two announcements of how many connections a generation still has
-PART = 100  # generations in one message of counts, each some 300 bytes
+PART = 50  # generations in one message of counts, each up to some 2,000 bytes
 RELEASE = 64  # waiting clients that are let go at a time, so that they do not flood the backend's accept queue
 
 
 class Service:
     """What control knows by name. `announce(service, generation, connections)` tells control of a drain's progress."""
 
-    def __init__(self, name: str, engine: Engine, gate: Gate, announce: Callable[[str, int, int], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        engine: Engine,
+        gate: Gate,
+        announce: Callable[[str, int, int], None],
+        access_log: AccessLog | None = None,
+    ) -> None:
         self.name = name
+        self.access_log = access_log
+        self.http: Http | None = None  # how requests are treated, if they are understood
+        self.forwarding = Forwarding("off", request_id=False)
+        self.rewrites_differ = False  # the same head is not always rewritten in the same way
+        self.http_clients: set[HttpClient] = set()
+        self.answered: defaultdict[int, int] = defaultdict(int)  # by status
+        self.migrated = 0
+        self.retried = 0
         self.engine = engine
         self.gate = gate
         self.policy: Route | None = None
         self.is_holding = True  # new connections wait for the next route, without a limit
+        self.is_ending = False  # no generation is to come any more; what is open may finish
         self.idle_timeout = 0.0
         self.patience = math.inf  # seconds for one attempt to connect
         self.generation = Generation(0)  # the one that takes new connections; none does before the first route
         self.generations: dict[int, Generation] = {}
         self.endpoints: list[Endpoint] = []
-        self.waiting: dict[Client, None] = {}  # in the order they came
+        self.waiting: dict[Seeker, None] = {}  # in the order they came
         self.refused: dict[str, int] = {}
         self._announce = announce
         self._clients = 0
         self._limit: float = math.inf
         self._has_room = True
         self._listeners: dict[str, Listener] = {}
-        self._released: deque[Client] = deque()
+        self._released: deque[Seeker] = deque()
         self._balance = least
+        self.balances_requests = False  # a request may go to another endpoint than the one before
         self._turn = 0
 
     # Policy
@@ -66,11 +87,17 @@ class Service:
             raise ValueError(f'unknown balance "{policy.balance}"')
         generation = self.generations.get(policy.generation) or Generation(policy.generation)
         endpoints = generation.endpoints(endpoint.address for endpoint in policy.endpoints)
+        for endpoint, named in zip(endpoints, policy.endpoints, strict=True):
+            endpoint.replica = named.replica
+        generation.version = policy.version
         self.generations[policy.generation] = self.generation = generation
         self.endpoints = endpoints
         self._replace(policy)
-        if policy.generation:  # without one the service is ending: who is being connected may arrive
+        if not self.is_ending:  # else who is being connected may arrive
             self._redirect()
+        else:
+            for client in list(self.http_clients):
+                client.service_ends()
         counts = {number: len(each.members) for number, each in self.generations.items() if each.members}
         return {policy.generation: 0} | counts
 
@@ -85,14 +112,30 @@ class Service:
         if len(candidates) < 2:
             return candidates[0] if candidates else None
         self._turn += 1
+        if self.http is not None:  # requests under way say more than connections, most of which are idle
+            return candidates[
+                self._balance([(each.in_flight << 32) + each.connections for each in candidates], self._turn)
+            ]
         return candidates[self._balance([each.connections for each in candidates], self._turn)]
+
+    def has_better(self, endpoint: Endpoint) -> bool:
+        """Whether another endpoint has so much less to do that it is worth a new connection."""
+        fewest = min(each.in_flight for each in self.endpoints)
+        return endpoint.in_flight - fewest >= (2 if fewest else 1)
 
     def _replace(self, policy: Route) -> None:
         was_holding, had_idle = self.is_holding, self.idle_timeout
         self.policy = policy
         self.is_holding = policy.held or policy.paused
+        self.is_ending = not policy.generation
         self.idle_timeout = policy.idle_timeout
+        if policy.http != self.http:
+            self.http = policy.http
+            if policy.http is not None:
+                self.forwarding = Forwarding(policy.http.forwarded, request_id=policy.http.request_id)
+                self.rewrites_differ = policy.http.request_id
         self._balance = POLICIES[policy.balance]
+        self.balances_requests = len(self.endpoints) > 1 and policy.balance == "least"
         # An endpoint that does not answer leaves time for the others.
         self.patience = max(SHORTEST_ATTEMPT, policy.connect_timeout / 4) if len(self.endpoints) > 1 else math.inf
         self._limit = math.inf if policy.max_connections is None else policy.max_connections
@@ -115,14 +158,15 @@ class Service:
             for member in generation.members:
                 if isinstance(member, Connection):
                     member.watch_idle()
+        for client in self.http_clients:
+            client.watch_idle()
 
     def _redirect(self) -> None:
-        """Let clients that are being connected to another generation than the route's start over."""
+        """Let who is with another generation than the route's, but has nothing under way there, come over."""
         for generation in self.generations.values():
             if generation is not self.generation:
                 for member in list(generation.members):
-                    if isinstance(member, Client):
-                        member.redirect()
+                    member.redirect()
 
     def _release(self) -> None:
         """Let those go that waited for this route, some at a time."""
@@ -167,13 +211,16 @@ class Service:
 
     # Clients
 
-    def admit(self, sock: _socket.socket) -> None:
+    def admit(self, sock: _socket.socket, address: object) -> None:
         """Take an accepted connection."""
         self._clients += 1
         if self._clients >= self._limit:
             self._update_room()
         self.gate.enter()
-        attempt = self._first_attempt()
+        if self.http is not None:
+            HttpClient(self, sock, address).start()
+            return
+        attempt = self.first_attempt()
         if attempt is None:
             Client(self, sock).start()
         elif error := attempt.connect():
@@ -181,8 +228,8 @@ class Service:
         else:  # nearly always, with backends on this machine: no need for what a client has who must wait
             attempt.join(self, sock, self.engine.now).start()
 
-    def _first_attempt(self) -> Attempt | None:
-        """Return an attempt for a client that has just come, or None if it has to wait."""
+    def first_attempt(self) -> Attempt | None:
+        """Return an attempt for somebody who has just come, or None for one that has to wait."""
         endpoint = None if self.is_holding else self.pick(())
         if endpoint is None:
             return None
@@ -254,11 +301,22 @@ class Service:
             self.close_generation(number)
         for client in list(self.waiting):
             client.end()
+        for http_client in list(self.http_clients):
+            http_client.close()
 
     def counts(self) -> Iterator[Counts]:
         """Everything counted, in as many parts as it takes for each to fit into a message."""
-        generations = {number: generation.counts() for number, generation in self.generations.items()}
+        in_flight = Counter(client.generation_in_flight for client in self.http_clients)
+        generations = {number: each.counts(in_flight[each]) for number, each in self.generations.items()}
         numbers = list(generations)
         for start in range(0, len(numbers) or 1, PART):
             part = {number: generations[number] for number in numbers[start : start + PART]}
-            yield Counts(self.name, waiting=len(self.waiting), refused=self.refused, generations=part)
+            yield Counts(
+                self.name,
+                waiting=len(self.waiting),
+                refused=self.refused,
+                generations=part,
+                answered={str(status): count for status, count in self.answered.items()},
+                migrated=self.migrated,
+                retried=self.retried,
+            )

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import AsyncIterator, Sequence
 
+    from proxy.relay.access_log import AccessLog
     from proxy.wire import Message, Request
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -25,7 +26,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 class Worker:
     """The services by name, and the door for control. `capacity` is the number of connections that there can be."""
 
-    def __init__(self, listener: socket.socket, capacity: int) -> None:
+    def __init__(self, listener: socket.socket, capacity: int, access_log: AccessLog | None = None) -> None:
+        self._access_log = access_log
         self._engine = Engine()
         self._gate = Gate(self._engine, capacity)
         self._door = Door(self._engine, listener, self)
@@ -36,6 +38,8 @@ class Worker:
         with trio.open_signal_receiver(*SIGNALS) as signals:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._heed, signals)
+                if self._access_log is not None:
+                    nursery.start_soon(self._access_log.run)
                 await self._engine.run()
                 nursery.cancel_scope.cancel()
         for service in self._services.values():
@@ -93,7 +97,7 @@ class Worker:
     def _service(self, name: str) -> Service:
         """Return the service of this name, a new one the first time."""
         if name not in self._services:
-            self._services[name] = Service(name, self._engine, self._gate, self._announce)
+            self._services[name] = Service(name, self._engine, self._gate, self._announce, self._access_log)
         return self._services[name]
 
     def _announce(self, service: str, generation: int, connections: int) -> None:

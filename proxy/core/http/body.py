@@ -1,0 +1,154 @@
+"""Where the body of a message ends (RFC 9112, sections 6 and 7).
+
+Each kind has `take(data)`: how many of these bytes belong to the body; and `is_done`: whether it is over.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, Protocol
+
+from proxy.core.http.head import CHUNKED, LIMIT, UNTIL_CLOSE, HeadError, names_of_trailers
+
+# A size of up to 15 digits stays below 2**60. Extensions are passed on, but not without end.
+_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]{0,16};[\t\x20-\x7e\x80-\xff]{0,4096})?\r\n")
+_BEGUN_SIZE = re.compile(rb"(?:[0-9A-Fa-f]{1,15}(?:[ \t]{0,16}|[ \t]{0,16};[\t\x20-\x7e\x80-\xff]{0,4096})\r?)?")
+_LONGEST_SIZE = 4200
+_FRAMING = frozenset({b"content-length", b"transfer-encoding", b"host", b"trailer"})  # RFC 9110, 6.5.1
+
+
+class Body(Protocol):
+    is_done: bool
+
+    @property
+    def needs_close(self) -> bool:
+        """Whether only the end of the connection ends it."""
+        ...
+
+    def take(self, data: memoryview) -> int:
+        """Return how many bytes at the beginning of `data` belong to the body. Raises HeadError for broken framing."""
+        ...
+
+
+class Nothing:
+    """No body."""
+
+    is_done = True
+    needs_close = False
+
+    def take(self, _data: memoryview) -> int:
+        return 0
+
+
+class Length:
+    """A body of a known length."""
+
+    __slots__ = ("_left", "is_done")
+    needs_close = False
+
+    def __init__(self, length: int) -> None:
+        self._left = length
+        self.is_done = False
+
+    def take(self, data: memoryview) -> int:
+        size = len(data)
+        if size < self._left:
+            self._left -= size
+            return size
+        size, self._left = self._left, 0
+        self.is_done = True
+        return size
+
+
+class UntilClose:
+    """A body that the end of the connection ends."""
+
+    is_done = False
+    needs_close = True
+
+    def take(self, data: memoryview) -> int:
+        return len(data)
+
+
+class Chunked:
+    """A body in chunks, and its trailer section."""
+
+    __slots__ = ("_begun", "_left", "_step", "is_done")
+    needs_close = False
+
+    def __init__(self) -> None:
+        self.is_done = False
+        self._begun = b""  # a line, or the trailer section, that is not complete
+        self._left = 0  # of the present chunk
+        self._step = self._size
+
+    def take(self, data: memoryview) -> int:
+        taken = 0
+        size = len(data)
+        while taken < size and not self.is_done:
+            left = self._left
+            if left:  # the data of a chunk; there may be a lot of it
+                step = min(left, size - taken)
+                self._left = left - step
+                taken += step
+            else:
+                taken += self._step(data[taken:])
+        return taken
+
+    def _size(self, data: memoryview) -> int:
+        line, before = self._line(data, _LONGEST_SIZE)
+        match = _SIZE.match(line)
+        if match is None:
+            if not _BEGUN_SIZE.fullmatch(line):
+                raise HeadError("not the size of a chunk")
+            self._begun = line
+            return len(line) - before
+        self._begun = b""
+        self._left = int(match[1], 16)
+        self._step = self._end if self._left else self._trailers
+        return match.end() - before
+
+    def _end(self, data: memoryview) -> int:
+        line, before = self._line(data, 2)
+        if not b"\r\n".startswith(line):
+            raise HeadError("a chunk does not end where it should")
+        if len(line) < 2:
+            self._begun = line
+        else:
+            self._begun = b""
+            self._step = self._size
+        return len(line) - before
+
+    def _trailers(self, data: memoryview) -> int:
+        block, before = self._line(data, LIMIT)
+        if block.startswith(b"\r\n"):
+            end = 2
+        elif (found := block.find(b"\r\n\r\n")) >= 0:
+            end = found + 4
+            if names_of_trailers(block[:end]) & _FRAMING:
+                raise HeadError("framing fields in a trailer section")
+        elif len(block) >= LIMIT:
+            raise HeadError("a trailer section of more than 64 KiB")
+        else:
+            self._begun = block
+            return len(block) - before
+        self._begun = b""
+        self.is_done = True
+        return end - before
+
+    def _line(self, data: memoryview, limit: int) -> tuple[bytes, int]:
+        """Return what was begun with more of `data`, up to `limit` bytes in all, and how much was there before."""
+        before = len(self._begun)
+        return self._begun + bytes(data[: limit - before]), before
+
+
+NOTHING: Final = Nothing()
+
+
+def of_length(length: int) -> Body:
+    """Return a body for a `length` as heads have it."""
+    if not length:
+        return NOTHING
+    if length == CHUNKED:
+        return Chunked()
+    return UntilClose() if length == UNTIL_CLOSE else Length(length)

@@ -1,0 +1,154 @@
+"""Cuts the bytes of a connection into HTTP/1 messages: requests one way, responses the other.
+
+Both are fed with `take(data)`, which returns how many of these bytes belong to the present message: first those of its
+head, then, in further calls, those of its body. Bytes behind a complete message are not taken; `next` begins another.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from proxy.core.http import body
+from proxy.core.http.head import LIMIT, HeadError, RequestHead, ResponseHead, parse_request, parse_response
+from proxy.core.http.opening import Opening, judge
+
+if TYPE_CHECKING:
+    from proxy.core.http.body import Body
+
+_END = b"\r\n\r\n"
+_BARE = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)")
+_EMPTY_LINES = re.compile(rb"(?:\r\n)*")
+
+
+class Requests:
+    """What a client sends. `head` and `body` belong to the present request, and are None until its head is complete.
+
+    `begun` is what there is of a head that is not complete. Of a connection's first bytes it may turn out that they are
+    not HTTP/1: then `is_foreign` is set, and what is to be passed on is `begun` with whatever was not taken.
+    """
+
+    __slots__ = ("_is_first", "begun", "body", "head", "is_foreign")
+
+    def __init__(self) -> None:
+        self.head: RequestHead | None = None
+        self.body: Body | None = None
+        self.begun = b""
+        self.is_foreign = False
+        self._is_first = True
+
+    @property
+    def is_complete(self) -> bool:
+        return self.body is not None and self.body.is_done
+
+    def take(self, data: memoryview) -> int:
+        """Raises HeadError, after which nothing can be said of where the next message begins."""
+        if self.body is not None:
+            return self.body.take(data)
+        text = bytes(data[:LIMIT])
+        if not self.begun and text[:1] != b"\r" and (end := text.find(_END)) >= 0:
+            # Nearly always a whole head is there at once.
+            end += 4
+            return self._read(text if end == len(text) else text[:end], end)
+        return self._gather(text)
+
+    def next(self) -> None:
+        """Begin with the next request, once the present one is complete."""
+        self.head = self.body = None
+
+    def repeat(self, head: RequestHead) -> None:
+        """Take a complete request without a body that was read already."""
+        self.head = head
+        self.body = body.NOTHING
+
+    def _gather(self, text: bytes) -> int:
+        """Add to a head that comes in pieces, or behind empty lines: an old client's mistake (RFC 9112, 2.2)."""
+        before = len(self.begun)
+        text = self.begun + text
+        lead = _EMPTY_LINES.match(text).end()  # type: ignore[union-attr]  # it matches anything
+        end = text.find(_END, max(lead, before - 3))
+        if 0 <= end <= lead + LIMIT - 4:
+            return self._read(text[lead : end + 4], end + 4 - before)
+        self.begun = text
+        if self._is_first:
+            opening = judge(text)
+            self.is_foreign = opening is Opening.OTHER
+            self._is_first = opening is not Opening.HTTP1
+            if self._is_first:
+                return len(text) - before
+        elif lead == len(text):
+            self.begun = b""
+        if _BARE.search(text, max(lead, before - 1)):
+            raise HeadError("a bare CR or LF in a head")
+        if len(text) >= LIMIT:
+            raise HeadError("a head of more than 64 KiB", 431)
+        return len(text) - before
+
+    def _read(self, raw: bytes, taken: int) -> int:
+        """Read a complete head, of which `taken` bytes are new."""
+        try:
+            head = parse_request(raw)
+        except HeadError:
+            if self._is_first and judge(raw) is Opening.OTHER:
+                self.is_foreign = True
+                return 0
+            raise
+        self._is_first = False
+        self.begun = b""
+        self.head = head
+        self.body = body.of_length(head.length)
+        return taken
+
+
+class Responses:
+    """What a backend sends. `expect` says to which request the next response belongs.
+
+    Interim responses (1xx) are messages of their own; after each, `next` is called and the same request expected on.
+    """
+
+    __slots__ = ("_method", "begun", "body", "head")
+
+    def __init__(self) -> None:
+        self.head: ResponseHead | None = None
+        self.body: Body | None = None
+        self.begun = b""
+        self._method = ""
+
+    @property
+    def is_complete(self) -> bool:
+        return self.body is not None and self.body.is_done
+
+    def expect(self, method: str) -> None:
+        """The next response is one to a request with this method (RFC 9112, 6.3)."""
+        self.next()
+        self._method = method
+
+    def take(self, data: memoryview) -> int:
+        """Raises HeadError."""
+        if self.body is not None:
+            return self.body.take(data)
+        text = bytes(data[:LIMIT])
+        before = len(self.begun)
+        if before:
+            text = self.begun + text
+        end = text.find(_END) + 4
+        if end < 4:
+            if len(text) >= LIMIT:
+                raise HeadError("a head of more than 64 KiB")
+            self.begun = text
+            return len(text) - before
+        self.begun = b""
+        self.head = head = parse_response(text if end == len(text) else text[:end])
+        self.body = body.of_length(self._length(head))
+        return end - before
+
+    def next(self) -> None:
+        self.head = self.body = None
+        self.begun = b""
+
+    def _length(self, head: ResponseHead) -> int:
+        if self._method == "HEAD" or head.status < 200 or head.status in (204, 304):
+            return 0
+        if self._method == "CONNECT" and head.status < 300:
+            return 0
+        return head.length

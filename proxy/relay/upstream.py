@@ -1,0 +1,390 @@
+"""A connection to a backend that belongs to one HTTP client, and is kept between its requests.
+
+It takes a request, and reads what the backend says: interim responses, the response, the end. What that means for the
+client, `http.py` decides.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from select import EPOLLIN, EPOLLOUT
+from socket import MSG_DONTWAIT, MSG_PEEK
+from typing import TYPE_CHECKING
+
+from proxy.core.http.head import HeadError
+from proxy.core.http.messages import Responses
+from proxy.logs import facts
+from proxy.relay.connection import NOTHING, reset_on_close
+from proxy.relay.engine import BUFFER, GONE, READ_ON, STREAM, STREAM_OUT
+
+if TYPE_CHECKING:
+    from proxy.core.http.head import RequestHead, ResponseHead
+    from proxy.relay.attempt import Attempt
+    from proxy.relay.http import HttpClient
+    from proxy.wire import Route
+
+log = logging.getLogger(__name__)
+
+# The idle timeouts of servers start at two seconds. After this long, a request that must not be sent twice does not
+# take the chance of meeting one.
+FRESH = 1.0
+
+
+class Upstream:
+    """Somebody else's socket from `attempt` on. While a request is in flight, `request` is its head.
+
+    `policy` is the last one by which it was found to be where requests should go.
+    """
+
+    __slots__ = (
+        "_is_queued",
+        "_known",
+        "_known_size",
+        "_opened",
+        "_receive",
+        "_responses",
+        "client",
+        "endpoint",
+        "engine",
+        "fd",
+        "generation",
+        "had_interim",
+        "idle_since",
+        "is_answering",
+        "is_blocked",
+        "is_broken",
+        "is_gone",
+        "is_shut",
+        "pending",
+        "policy",
+        "reads_on",
+        "request",
+        "send",
+        "sock",
+        "watches_out",
+    )
+
+    def __init__(self, client: HttpClient, attempt: Attempt, mask: int) -> None:
+        """`mask` holds the events of the socket until now."""
+        attempt.succeeded()
+        self.client = client
+        self.engine = client.engine
+        self.sock = attempt.sock
+        self.fd = attempt.sock.fileno()
+        self.endpoint = attempt.endpoint
+        self.generation = attempt.generation
+        self.policy: Route | None = None
+        self.request: RequestHead | None = None
+        self.had_interim = False
+        self.is_answering = False  # the client has got bytes of the response
+        self.pending = NOTHING
+        self.is_blocked = False  # the client has to take what it got first
+        self.is_broken = attempt.was_reset  # nothing can be sent any more
+        self.is_gone = False
+        self.is_shut = False  # the client's FIN was passed on, or is about to be
+        self.reads_on = bool(mask & READ_ON) or self.is_broken  # a short read does not mean that there is no more
+        self.watches_out = bool(mask)
+        self.idle_since = self._opened = self.engine.now
+        self.send = attempt.sock.send
+        self._receive = attempt.sock.recv_into
+        self._responses = Responses()
+        self._known: ResponseHead | None = None  # the last head of an ordinary response
+        self._known_size = -1  # of that response, head and body
+        self._is_queued = False
+        self.generation.members.add(client)
+        self.engine.watch(self.fd, self, STREAM)
+        if mask & ~EPOLLOUT:
+            self.enqueue()  # the edge of what it said is gone
+
+    # Requests
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a request can be sent on it, as far as events have told."""
+        return not (self.request or self.reads_on or self.is_broken or self.is_shut or self.pending)
+
+    def is_fresh(self) -> bool:
+        """Whether a request that must not be sent twice may go this way: nothing suggests that it is about to close."""
+        if self.engine.now - self.idle_since > FRESH:
+            return False
+        try:
+            self._receive(self.engine.view, 1, MSG_DONTWAIT | MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False  # its end, or something that nobody asked for
+
+    def ask(self, head: RequestHead, out: bytes) -> int:
+        """Send a request; return how much of it went. Raises OSError if nothing could."""
+        self.request = head
+        self.had_interim = self.is_answering = False
+        self.endpoint.in_flight += 1
+        self._responses.expect(head.method)
+        return self.give(out)
+
+    def settled(self) -> None:
+        """The request is in flight no longer."""
+        if self.request is not None:
+            self.request = None
+            self.endpoint.in_flight -= 1
+            self.idle_since = self.engine.now
+
+    def give(self, data: bytes | memoryview) -> int:
+        """Send, and keep what there is no room for; return how much went. Raises OSError if nothing could."""
+        try:
+            sent = self.send(data, MSG_DONTWAIT)
+        except BlockingIOError:
+            sent = 0
+        if sent < len(data):
+            self.pending = memoryview(bytes(data[sent:]))
+            if not self.watches_out:
+                self.watches_out = True
+                self.engine.rewatch(self.fd, STREAM_OUT)  # an edge at once, should there be room by now
+        return sent
+
+    def _flush(self) -> None:
+        """Send what is pending; when that is all, the client is read again."""
+        try:
+            sent = self.send(self.pending, MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.broke()
+            return
+        self.generation.upstream.unsent -= sent
+        self.client.last = self.engine.now
+        self.pending = self.pending[sent:]
+        if not self.pending:
+            self.pending = NOTHING
+            if self.is_shut:
+                self.shut()
+            self.client.read_on()
+
+    def broke(self) -> None:
+        """Nothing can be sent any more. What the backend said before that is still to be read: an early answer, say."""
+        self.is_broken = self.reads_on = True
+        self.pending = NOTHING
+        self.enqueue()
+
+    def shut(self) -> None:
+        """Pass on the client's FIN, once everything before it is sent."""
+        self.is_shut = True
+        if not self.pending:
+            try:
+                self.sock.shutdown(socket.SHUT_WR)
+            except OSError:  # ENOTCONN: it was reset meanwhile
+                self.broke()
+
+    # Events
+
+    def on_event(self, mask: int) -> None:
+        if mask == EPOLLIN:  # nearly always
+            if not self.is_blocked and not self._is_queued:
+                self._pump(1)
+            return
+        if mask & READ_ON:
+            self.reads_on = True
+            if mask & GONE and self.request is None:
+                self.client.drop()
+                return
+        if mask & EPOLLOUT and self.pending:
+            self._flush()
+        if mask & ~EPOLLOUT and not self.is_blocked and not self._is_queued and not self.is_gone:
+            self._pump(1)
+
+    def on_ready(self, reads: int) -> None:
+        self._is_queued = False
+        if not self.is_gone and not self.is_blocked:
+            self._pump(reads)
+
+    def enqueue(self) -> None:
+        """Read on after the next poll."""
+        if not self._is_queued:
+            self._is_queued = True
+            self.engine.ready.append(self)
+
+    def fail(self, error: Exception) -> None:
+        self.client.fail(error)
+
+    def unblock(self) -> None:
+        """The client has taken everything."""
+        if self.is_blocked:
+            self.is_blocked = False
+            self.enqueue()
+
+    # Responses
+
+    def _pump(self, reads: int) -> None:  # noqa: C901  # the hot loop; calls would cost
+        """Read, at most `reads` buffers."""
+        receive, view = self._receive, self.engine.view
+        while True:
+            try:
+                size = receive(view, 0, MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except OSError:
+                self._lost(was_reset=True)
+                return
+            if not size:
+                self._lost(was_reset=False)
+                return
+            self.client.last = self.engine.now
+            if size == self._known_size and self._pass_again(bytes(view[:size])):
+                if not self.reads_on:
+                    return
+                continue
+            flow = self.generation.downstream
+            flow.received += size
+            flow.unsent += size
+            if not self._pass_on(view[:size]):
+                return
+            if size == BUFFER:
+                reads -= 1
+                if not reads:
+                    self.enqueue()
+                    return
+            elif not self.reads_on:
+                return
+
+    def _pass_again(self, text: bytes) -> bool:
+        """Pass a response on, if it is a whole one with the same head as the last: most of them are.
+
+        Saves all that follows below: half of what relaying a small response costs.
+        """
+        client, head, request = self.client, self._known, self.request
+        if (
+            head is None
+            or request is None
+            or not request.is_usual
+            or self.policy is not client.service.policy
+            or self._responses.head is not None
+            or self._responses.begun
+            or not text.startswith(head.raw)
+            or not client.has_asked
+        ):
+            return False
+        size = len(text)
+        try:
+            sent = client.send(text, MSG_DONTWAIT)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            client.gone()
+            return True
+        flow = self.generation.downstream
+        flow.received += size
+        if sent < size:
+            flow.unsent += size - sent
+            client.keep(text[sent:], flow)
+        self.request = None
+        self.endpoint.in_flight -= 1
+        self.idle_since = self.engine.now
+        client.answered(self, head.status, size)
+        return True
+
+    def _pass_on(self, data: memoryview) -> bool:
+        """Pass on what the backend has sent; return whether to read on."""
+        responses, client = self._responses, self.client
+        if self.request is None or not client.is_owed:
+            client.on_unasked()
+            return False
+        size = len(data)
+        try:
+            if responses.body is None:
+                is_whole = not responses.begun
+                taken = responses.take(data)
+                head = responses.head
+                if head is None:
+                    return True
+                if not is_whole or head.status < 200 or self.request.is_connect or client.service.is_ending:
+                    return self._pass_on_rare(head, self.request, data[taken:])
+                if taken < size:
+                    taken += responses.take(data[taken:])
+                if taken == size and responses.is_complete and self.request.is_usual and head.is_usual:
+                    self._known = head
+                    self._known_size = size
+            else:
+                taken = responses.take(data)
+        except HeadError as error:
+            self._broke_rules(error)
+            return False
+        self.is_answering = True
+        if not client.deliver(data if taken == size else data[:taken], self.generation.downstream):
+            return False
+        return self._after_bytes(is_excess=taken < size)
+
+    def _pass_on_rare(self, head: ResponseHead, request: RequestHead, rest: memoryview) -> bool:
+        """A head that came in pieces, or is more than the beginning of an ordinary response."""
+        client, responses, flow = self.client, self._responses, self.generation.downstream
+        if head.status == 101 and not request.upgrade:
+            self._broke_rules(HeadError("101 to a request that did not ask for it"))
+            return False
+        if head.status == 101 or (request.is_connect and 200 <= head.status < 300):
+            client.upgraded(head, bytes(rest))
+            return False
+        if head.is_interim:
+            self.had_interim = True
+            responses.next()
+            return client.deliver(head.raw, flow) and (not rest or self._pass_on(rest))
+        out = client.last_words(head)
+        size = 0
+        if rest:
+            size = responses.take(rest)
+            out += rest[:size]
+        self.is_answering = True
+        return client.deliver(out, flow) and self._after_bytes(is_excess=size < len(rest))
+
+    def _after_bytes(self, *, is_excess: bool) -> bool:
+        """Bytes of a response were passed on; return whether to read on."""
+        responses, client = self._responses, self.client
+        head, body = responses.head, responses.body
+        if head is not None and body is not None and body.is_done:
+            client.responded(head, needs_close=body.needs_close, is_excess=is_excess)
+            if self.is_gone:
+                return False
+        if client.pending:
+            self.is_blocked = True
+            return False
+        return True
+
+    def _broke_rules(self, error: HeadError) -> None:
+        log.warning(
+            "a backend's response is not valid HTTP/1",
+            extra=facts(
+                service=self.client.service.name,
+                generation=self.generation.number,
+                backend=self.endpoint.address,
+                error=error,
+            ),
+        )
+        self.client.backend_failed()
+
+    def _lost(self, *, was_reset: bool) -> None:
+        """The backend has closed the connection, or reset it."""
+        client, responses = self.client, self._responses
+        head, body = responses.head, responses.body
+        if self.request is None or not client.is_owed:
+            client.on_unasked()
+        elif head is not None and body is not None and body.needs_close and not was_reset:
+            client.responded(head, needs_close=True, is_excess=False)
+        elif self.is_answering or self.had_interim or responses.begun or not client.retry():
+            client.backend_failed()
+
+    # The end
+
+    def release(self) -> None:
+        """Stop being the client's; the socket stays open, for somebody else."""
+        self.settled()
+        self.is_gone = True
+        self.pending = NOTHING
+
+    def close(self, *, reset: bool) -> None:
+        """Close it; with RST where something is under way."""
+        self.release()
+        if reset:
+            reset_on_close(self.sock)
+        self.engine.close(self.sock)
+        self.endpoint.connections -= 1
+        self.generation.lasted(self.engine.now - self._opened)
