@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import shutil
 import signal
 import socket
@@ -77,8 +78,27 @@ def cpu_seconds(pids: Iterable[int]) -> float:
     return sum(sum(int(ticks) for ticks in _stat(pid)[11:13]) for pid in pids) / _TICKS
 
 
-def rss_bytes(pid: int) -> int:
-    return int(_stat(pid)[21]) * os.sysconf("SC_PAGE_SIZE")
+def rss_bytes(*pids: int) -> int:
+    """Resident memory; what processes share counts in each."""
+    return sum(int(_stat(pid)[21]) for pid in pids) * os.sysconf("SC_PAGE_SIZE")
+
+
+def raise_descriptor_limit() -> None:
+    """To the most that is allowed: one process holds both ends of many connections; what it starts inherits this."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def unread(port: int) -> tuple[int, bool]:
+    """Of a server on 127.0.0.1: how many connections it has, and whether bytes wait that it has not read.
+
+    From /proc/net/tcp (proc(5)): there, for a connection, the receive queue is bytes, for the listener it is
+    connections that wait to be accepted. State 1 is established.
+    """
+    rows = [line.split() for line in _lines("/proc/net/tcp")[1:]]
+    ours = [row for row in rows if row[1].endswith(f":{port:04X}")]
+    established = [row for row in ours if row[3] == "01"]
+    return len(established), any(int(row[4].partition(":")[2], 16) for row in ours)
 
 
 def conditions() -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import socket
 import statistics
 import subprocess
@@ -22,7 +21,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from machine import conditions, family, free_port, rss_bytes
+from machine import conditions, family, free_port, raise_descriptor_limit, rss_bytes
 from ours import PROXYCTL, proxy
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ _MIB = 2**20
 
 def main() -> int:
     options = _options()
-    _raise_descriptor_limit()
+    raise_descriptor_limit()
     print(conditions())
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="proxyctl-memory-")))
@@ -42,12 +41,12 @@ def main() -> int:
         ours = proxy(folder, port, backend, workers=options.workers, health="none")
         pid, control = stack.enter_context(ours)
         workers = family(pid) - {pid}
-        idle = _rss(workers)
+        idle = rss_bytes(*workers)
         print(f"control process:            {rss_bytes(pid) / _MIB:7.1f} MiB")
         print(f"a worker, idle:             {idle / len(workers) / _MIB:7.1f} MiB  ({len(workers)} workers)")
         count = options.connections
         stack.enter_context(_opened(port, count, arrived))
-        grown = _rss(workers) - idle
+        grown = rss_bytes(*workers) - idle
         print(f"1,000 idle connections:     {grown / count * 1000 / _MIB:7.1f} MiB  (measured with {count:,})")
         times = sorted(_status_cpu(control) for _ in range(options.status))
         median = statistics.median(times)
@@ -61,12 +60,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--status", type=int, default=11, help="how often to run `proxyctl status`")
     return parser.parse_args()
-
-
-def _raise_descriptor_limit() -> None:
-    """Client and backend ends of every connection are held by this process; the proxy inherits the limit."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 @contextmanager
@@ -105,10 +98,6 @@ def _opened(port: int, count: int, arrived: list[socket.socket]) -> Iterator[Non
         while len(arrived) < target:
             time.sleep(0.05)
         yield
-
-
-def _rss(pids: set[int]) -> int:
-    return sum(rss_bytes(pid) for pid in pids)
 
 
 def _status_cpu(control: Path) -> float:

@@ -20,12 +20,22 @@ PROXYCTL = (sys.executable, "-P", "-m", "proxy.cli")
 
 
 @contextmanager
-def proxy(folder: Path, port: int, backend: int, *, workers: int, health: str) -> Iterator[tuple[int, Path]]:
+def proxy(
+    folder: Path,
+    port: int,
+    backend: int,
+    *,
+    workers: int,
+    health: str,
+    protocol: str = "tcp",
+    forwarded: str = "append",
+) -> Iterator[tuple[int, Path]]:
     """Run it until the block ends; yields its pid and control socket. `port`: the public one; `backend`: a port too."""
+    http = f'[services.web.http]\nforwarded = "{forwarded}"\n' if protocol == "http" else ""
     config, control = folder / "proxy.toml", folder / "control.sock"
     config.write_text(
         f'state_dir = "{folder}/state"\nworkers = {workers}\n'
-        f'[services.web]\nlisten = "127.0.0.1:{port}"\nactive = "v1"\n'
+        f'[services.web]\nlisten = "127.0.0.1:{port}"\nactive = "v1"\nprotocol = "{protocol}"\n{http}'
         f'[services.web.health]\ntype = "{health}"\n[services.web.drain]\ndeadline = 0\n'
         f'[services.web.versions.v1]\naddress = "127.0.0.1:{backend}"\n'
     )

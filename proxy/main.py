@@ -28,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.socket:
             admin = settings.admin.model_copy(update={"socket": options.socket})
             settings = settings.model_copy(update={"admin": admin})
-        trio.run(_run, App(settings, log_format=options.log_format), strict_exception_groups=True)
+        app = App(settings, log_format=options.log_format, access_log=options.access_log)
+        trio.run(_run, app, strict_exception_groups=True)
     except ProxyError as error:
         return _report(error)
     except BaseExceptionGroup as errors:
@@ -69,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--socket", type=Path)
     parser.add_argument("--log-format", choices=("text", "json"), default="text")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+    parser.add_argument("--access-log", type=Path)
     return parser
 
 

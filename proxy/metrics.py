@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _PHASE_BUCKETS = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _GENERATION = ("service", "version", "generation")
+# These are there from the start, so that a rate sees the first error too.
+_USUAL_CODES = dict.fromkeys(("200", "500", "502", "503", "504"), 0)
 
 # The library has no types for these.
 _render_text: Callable[[CollectorRegistry], bytes] = exposition.generate_latest
@@ -53,13 +55,17 @@ class DrainSample:
 
 @dataclass(frozen=True)
 class ServiceSample:
-    """A service at the moment of a scrape; `active` is the number of the active generation, 0 without one."""
+    """A service at the moment of a scrape; `active` is the number of the active generation, 0 without one.
+
+    With `protocol` "http" there are series of requests too.
+    """
 
     name: str
     active: int
     counts: wire.Counts
     replicas: Sequence[ReplicaSample] = field(default=())
     drains: Sequence[DrainSample] = field(default=())
+    protocol: str = "tcp"
 
 
 @dataclass(frozen=True)
@@ -193,6 +199,7 @@ class _Collector(Collector):
         yield from _worker_metrics(sample)
         yield from _state_metrics(sample.services)
         yield from self._traffic_metrics(sample.services)
+        yield from self._request_metrics([service for service in sample.services if service.protocol == "http"])
 
     def _traffic_metrics(self, services: Sequence[ServiceSample]) -> Iterable[Metric]:
         total = CounterMetricFamily("proxy_connections", "Connections given to a backend.", labels=_GENERATION)
@@ -233,6 +240,43 @@ class _Collector(Collector):
                 duration.add_metric(labels, *_buckets(counts.duration, wire.DURATION_BUCKETS))
                 connect.add_metric(labels, *_buckets(counts.connect, wire.CONNECT_BUCKETS))
         return (total, active, refused, duration, received, sent, connect, errors)
+
+    def _request_metrics(self, services: Sequence[ServiceSample]) -> Iterable[Metric]:
+        requests = CounterMetricFamily(
+            "proxy_http_requests",
+            "Requests answered, by status code; those without a version by the proxy, before a backend had them.",
+            labels=(*_GENERATION, "code"),
+        )
+        in_flight = GaugeMetricFamily(
+            "proxy_http_requests_in_flight", "Requests that a backend has and has not answered.", labels=_GENERATION
+        )
+        duration = HistogramMetricFamily(
+            "proxy_http_request_duration_seconds",
+            "How long requests took until they were answered.",
+            labels=_GENERATION,
+        )
+        migrated = CounterMetricFamily(
+            "proxy_http_migrated_connections",
+            "Client connections that left a generation, open, because another one had become the active one.",
+            labels=("service",),
+        )
+        retries = CounterMetricFamily(
+            "proxy_http_retries", "Requests sent again, on a fresh connection.", labels=("service",)
+        )
+        for service in services:
+            migrated.add_metric((service.name,), service.counts.migrated)
+            retries.add_metric((service.name,), service.counts.retried)
+            for code, count in service.counts.answered.items():
+                requests.add_metric((service.name, "", "", code), count)
+            for number, counts in service.counts.generations.items():
+                if not number:
+                    continue
+                labels = (service.name, self._metrics.version_of(service.name, number), str(number))
+                in_flight.add_metric(labels, counts.in_flight)
+                for code, count in {**_USUAL_CODES, **counts.requests}.items():
+                    requests.add_metric((*labels, code), count)
+                duration.add_metric(labels, *_buckets(counts.request_duration, wire.REQUEST_BUCKETS))
+        return (requests, in_flight, duration, migrated, retries)
 
 
 def _buckets(histogram: wire.Histogram, bounds: Sequence[float]) -> tuple[list[tuple[str, float]], float]:

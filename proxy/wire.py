@@ -70,9 +70,9 @@ class Route(Request):
     `endpoints` are the replicas in rotation of `generation`. While there are none, new connections wait up to
     `connect_timeout`. `held`: a switch is under way, so new connections wait for the next Route (and go along this one
     if control leaves). `paused`: they wait until a Route says otherwise, however long. `max_connections` is this
-    worker's share; None is no limit. Times are in seconds; an `idle_timeout` of 0 is none. With `http`, connections are
-    understood as HTTP/1, and "new connections" includes new requests on open ones. `version` names the generation in the
-    access log.
+    worker's share; None is no limit. Times are in seconds; an `idle_timeout` of 0 is none. With `http`, connections
+    are understood as HTTP/1, and "new connections" includes new requests on open ones. `version` names the generation
+    in the access log.
     """
 
     service: str
@@ -184,8 +184,8 @@ class Counts:
     """Everything counted for one service: `waiting` holds clients that want a backend and have none yet (a gauge).
 
     `answered` are requests that the proxy answered itself before any generation had them, by status code. `migrated`
-    counts connections that let go of a generation because another one had become the active one, `retried` requests that
-    were sent a second time.
+    counts connections that let go of a generation because another one had become the active one, `retried` requests
+    that were sent a second time.
     """
 
     service: str

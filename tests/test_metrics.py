@@ -20,10 +20,15 @@ def sample() -> Sample:
     busy.duration.counts[0] += 3
     busy.duration.counts[-1] += 1
     busy.duration.sum = 5000.0
+    busy.in_flight = 2
+    busy.requests |= {"200": 7, "502": 1}
+    busy.request_duration.counts[0] += 8
+    busy.request_duration.sum = 0.004
     service = ServiceSample(
         name="web",
         active=2,
-        counts=wire.Counts("web", 0, {"no_backend": 4}, {1: busy}),
+        counts=wire.Counts("web", 0, {"no_backend": 4}, {1: busy}, answered={"400": 5}, migrated=3, retried=1),
+        protocol="http",
         replicas=[ReplicaSample("v2", 2, 0, up=True)],
         drains=[DrainSample("v1", 1, 2, 1_800_000_000.0)],
     )
@@ -69,6 +74,32 @@ def test_values_carry_the_labels_that_tell_versions_apart(metrics):
     assert found["proxy_connections_refused_total", (("reason", "no_backend"), ("service", "web"))] == 4
     assert found["proxy_connection_duration_seconds_bucket", (*labels[:1], ("le", "+Inf"), *labels[1:])] == 4
     assert found["proxy_drain_forced_connections_total", (("service", "web"),)] == 2
+
+
+def test_requests_are_told_apart_by_who_answered_and_how(metrics):
+    found = values(metrics)
+    web, labels = (("service", "web"),), (("generation", "1"), ("service", "web"), ("version", "v1"))
+    assert found["proxy_http_requests_total", (("code", "200"), *labels)] == 7
+    assert found["proxy_http_requests_total", (("code", "502"), *labels)] == 1
+    assert found["proxy_http_requests_total", (("code", "400"), ("generation", ""), *web, ("version", ""))] == 5
+    assert found["proxy_http_requests_in_flight", labels] == 2
+    assert found["proxy_http_request_duration_seconds_sum", labels] == 0.004
+    assert found["proxy_http_request_duration_seconds_bucket", (labels[0], ("le", "0.001"), *labels[1:])] == 8
+    assert found["proxy_http_migrated_connections_total", web] == 3
+    assert found["proxy_http_retries_total", web] == 1
+
+
+def test_a_service_whose_requests_are_not_understood_has_no_series_of_them(metrics):
+    tcp = ServiceSample("web", 1, wire.Counts("web", 0, {}, {1: wire.GenerationCounts(connections=3)}))
+    metrics.source = lambda: Sample([tcp], {}, 0)
+    assert not [name for name, _ in values(metrics) if name.startswith("proxy_http_")]
+
+
+def test_a_rate_sees_the_first_connection_that_moves_and_the_first_request_that_is_sent_again():
+    http = ServiceSample("web", 0, wire.Counts("web", 0, {}, {}), protocol="http")
+    found = values(Metrics(lambda: Sample([http], {}, 0)))
+    assert found["proxy_http_migrated_connections_total", (("service", "web"),)] == 0
+    assert found["proxy_http_retries_total", (("service", "web"),)] == 0
 
 
 def test_a_rate_sees_the_very_first_swap_drain_and_refusal():

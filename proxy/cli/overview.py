@@ -20,6 +20,7 @@ _COLORS = {
 }  # everything else is on its way: yellow
 
 _GENERATION = (" GEN", "VERSION", "STATE", " CONNECTIONS", "HEALTHY", " AGE")
+_WITH_REQUESTS = (*_GENERATION[:4], " IN FLIGHT", *_GENERATION[4:])
 
 
 def overview(status: Json, *, now: float, width: int | None) -> list[str]:
@@ -65,7 +66,8 @@ def _service(name: str, service: Json, now: float, width: int | None) -> list[st
     generations = sorted(service["generations"], key=lambda each: each["id"], reverse=True)
     lines = [line(head, width=width, gap=" ")]
     if generations:
-        lines += table(_GENERATION, [_generation(each, now) for each in generations], width=width, indent=2)
+        heads = _WITH_REQUESTS if _knows_requests(generations[0]) else _GENERATION
+        lines += table(heads, [_generation(each, now) for each in generations], width=width, indent=2)
     for generation in generations:
         several = len(generation["replicas"]) > 1 or len(generations) > 1
         for index, replica in enumerate(generation["replicas"]):
@@ -91,6 +93,7 @@ def _generation(generation: Json, now: float) -> list[str | Cell]:
         generation["version"],
         Cell(generation["state"], _color(generation["state"])),
         str(generation["connections"]),
+        *([str(generation["in_flight"])] if _knows_requests(generation) else []),
         Cell(f"{healthy} of {len(replicas)}", "red" if sick else ""),
         age(now - generation["since"]),
     ]
@@ -98,6 +101,11 @@ def _generation(generation: Json, now: float) -> list[str | Cell]:
         left = age(drain["deadline"] - now)
         row.append(Cell(f"{drain['remaining']} of {drain['initial']} left to drain, closed in {left}", "yellow"))
     return row
+
+
+def _knows_requests(generation: Json) -> bool:
+    """Whether the service's protocol is "http"; all generations of a service say the same."""
+    return generation.get("in_flight") is not None
 
 
 def _trouble(replica: Json) -> str:

@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from proxy.config.adhoc import adhoc_version
     from proxy.config.loader import Examined, examine, load
     from proxy.config.schema import json_schema
-    from proxy.config.settings import Admin, Drain, Health, Service, Settings, Version
+    from proxy.config.settings import Admin, Drain, Health, Http, Service, Settings, Version
 
 __all__ = [
     "Admin",
     "Drain",
     "Examined",
     "Health",
+    "Http",
     "Service",
     "Settings",
     "Version",
@@ -36,7 +37,7 @@ _HOMES = {
     "adhoc_version": "adhoc",
     **dict.fromkeys(("Examined", "examine", "load"), "loader"),
     "json_schema": "schema",
-    **dict.fromkeys(("Admin", "Drain", "Health", "Service", "Settings", "Version"), "settings"),
+    **dict.fromkeys(("Admin", "Drain", "Health", "Http", "Service", "Settings", "Version"), "settings"),
 }
 
 

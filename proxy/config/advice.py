@@ -6,7 +6,7 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
-from proxy.config.findings import Finding
+from proxy.config.findings import Finding, dotted
 from proxy.core import placeholders
 
 if TYPE_CHECKING:
@@ -28,8 +28,13 @@ def advise(settings: Settings) -> Iterator[Finding]:
 
 
 def _service(path: Path, service: Service) -> Iterator[Finding]:
+    understood = service.protocol == "http"
+    if "http" in service.model_fields_set and not understood:
+        message = 'this has no effect: requests are not understood with protocol "tcp"'
+        yield Finding((*path, "http"), message, f'set protocol = "http" in [{dotted(path)}], or remove it', at_key=True)
     if service.drain.deadline == 0:
-        message = "0 closes every open connection at the moment of the switch"
+        what = "request under way" if understood else "open connection"
+        message = f"0 closes every {what} at the moment of the switch"
         yield Finding((*path, "drain", "deadline"), message, 'for example "30s" lets them finish')
     if service.health.type == "none":
         message = "nothing is checked: connections go to a new version as soon as its process runs"

@@ -120,7 +120,8 @@ def service_diff(old: Service, new: Service) -> ServiceDiff:
         versions_changed=tuple(name for name, changes in recipes.items() if changes),
         recipes=tuple(change for changes in recipes.values() for change in changes),
         settings=(
-            *_changes(old, new, skip={"name", "listen", "active", "health", "drain", "versions"}),
+            *_changes(old, new, skip={"name", "listen", "active", "http", "health", "drain", "versions"}),
+            *_changes(old.http, new.http, prefix="http."),
             *_changes(old.health, new.health, prefix="health."),
             *_changes(old.drain, new.drain, prefix="drain."),
         ),
@@ -167,6 +168,8 @@ def _written(value: object) -> str:
     match value:
         case None | "" | ():
             return "none"
+        case bool():
+            return str(value).lower()
         case Signals():
             return value.name
         case float():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, get_args
 
 from proxy.config.findings import Finding, dotted
-from proxy.config.settings import Admin, Drain, Health, NotInFile, Service, Settings, Table, Version
+from proxy.config.settings import Admin, Drain, Health, Http, NotInFile, Service, Settings, Table, Version
 from proxy.config.suggest import suggest
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def _belongs(parent: list[str], key: str) -> str:
         (Service, service),
         (Drain, [*service, "drain"]),
         (Health, [*service, "health"]),
+        (Http, [*service, "http"]),
         (Version, version),
         (Admin, ["admin"]),
     ]

@@ -26,6 +26,7 @@ HealthType = Literal["tcp", "http", "command", "none"]
 Owner = Literal["self", "any"]
 SignalAt = Literal["end", "start"]
 Output = Literal["file", "inherit"]
+Forwarded = Literal["off", "append", "replace"]
 
 
 def _positive(seconds: float) -> float:
@@ -60,6 +61,7 @@ Variable = Annotated[str, BeforeValidator(values.variable)]
 VariableValue = Annotated[str, BeforeValidator(values.variable_value)]
 
 Whole = BeforeValidator(values.whole)
+YesOrNo = Annotated[bool, PlainValidator(values.boolean, json_schema_input_type=bool)]
 Several = BeforeValidator(values.several, json_schema_input_type=str | list[str])
 
 _NAMES: JsonDict = {"propertyNames": {"pattern": f"^{values.NAME.pattern}$"}}
@@ -123,6 +125,21 @@ class Health(Table):
     owner: Annotated[Owner, _choice(Owner)] = "self"
     """"self": the listening socket must belong to the processes that were started; "any": it may be someone else's,
     such as Docker's for `docker run -p`."""
+
+
+class Http(Table):
+    """How requests are treated, with protocol "http"."""
+
+    forwarded: Annotated[Forwarded, _choice(Forwarded)] = "append"
+    """X-Forwarded-For, X-Forwarded-Proto and X-Forwarded-Host. "append": the client is added to what the request says,
+    for a proxy that has another one in front; "replace": what the request says is dropped first, for a proxy that
+    clients reach directly; "off": requests pass as they are."""
+
+    request_id: YesOrNo = False
+    """Give requests that have none an X-Request-Id."""
+
+    header_timeout: Positive = 30.0
+    """A request whose head is not complete by then, counted from its first byte, is answered 408."""
 
 
 class Drain(Table):
@@ -192,8 +209,9 @@ class Service(Table):
     active: Text
     """The version to start first. Later, the newest decision wins: a swap, or an edit of this line."""
 
-    protocol: Annotated[Protocol, _choice(Protocol, "http")] = "tcp"
-    """"tcp": bytes are relayed, whatever they mean."""
+    protocol: Annotated[Protocol, _choice(Protocol)] = "tcp"
+    """"tcp": bytes are relayed, whatever they mean; "http": HTTP/1 requests are understood, so that connections move to
+    a new version between two of them. What is not HTTP/1 is relayed as with "tcp"."""
 
     datapath: Annotated[Datapath, _choice(Datapath, "steer", "inherit")] = "relay"
     """"relay": connections go through a worker of the proxy."""
@@ -209,6 +227,8 @@ class Service(Table):
 
     max_connections: Annotated[int, Field(ge=0), Whole] = 0
     """At most so many connections at a time; 0 is as many as file descriptors allow."""
+
+    http: Http = Field(default_factory=Http)
 
     health: Health = Field(default_factory=Health)
 

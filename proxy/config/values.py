@@ -50,6 +50,15 @@ def whole(value: object) -> int:
     return value
 
 
+def boolean(value: object) -> bool:
+    if not isinstance(value, bool):
+        word = value.lower() if isinstance(value, str) else ""
+        raise BadValueError(
+            "expected true or false", f"write {word} without quotes" if word in {"true", "false"} else ""
+        )
+    return value
+
+
 def choice(value: object, *, known: tuple[str, ...], later: tuple[str, ...] = ()) -> str:
     """One of the `known` words; those in `later` are in the contract, and come with a later release."""
     available = [word for word in known if word not in later]

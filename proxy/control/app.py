@@ -50,13 +50,13 @@ class App:
     `run` is the whole life of the process. `stop` begins its end, a second time or with `now` it cuts that short.
     """
 
-    def __init__(self, settings: Settings, *, log_format: Format = "text") -> None:
+    def __init__(self, settings: Settings, *, log_format: Format = "text", access_log: Path | None = None) -> None:
         self.settings = settings
         self.services: dict[str, Service] = {}
         self.began = time.time()
         state_dir = settings.state_dir
         bus, metrics = Bus(), Metrics(self._sample)
-        pool = WorkerPool(settings.workers or len(os.sched_getaffinity(0)), state_dir, bus, log_format)
+        pool = WorkerPool(settings.workers or len(os.sched_getaffinity(0)), state_dir, bus, log_format, access_log)
         self.deps = Deps(
             config_path=settings.path,
             state_dir=state_dir,
@@ -311,6 +311,7 @@ class App:
             name=service.name,
             active=service.active.id if service.active else 0,
             counts=self.deps.pool.traffic.of(service.name),
+            protocol=service.settings.protocol,
             replicas=[
                 ReplicaSample(generation.version.name, generation.id, replica.index, replica.healthy)
                 for generation in generations

@@ -213,12 +213,14 @@ class Generation:
         self.since = time.time()
         self._poke()
 
-    def describe(self, connections: int) -> dict[str, Any]:
+    def describe(self, counts: wire.GenerationCounts, *, knows_requests: bool) -> dict[str, Any]:
+        """`in_flight` is None where requests are not understood: nobody knows how many there are."""
         return {
             "id": self.id,
             "version": self.version.name,
             "state": self.state,
-            "connections": connections,
+            "connections": counts.active,
+            "in_flight": counts.in_flight if knows_requests else None,
             "since": round(self.since, 3),
             "replicas": [replica.describe() for replica in self.replicas],
             "drain": self.drain.describe() if self.drain else None,

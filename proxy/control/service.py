@@ -92,11 +92,11 @@ class Service:
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Accept on the listeners that `bind` opened and serve the version that is due, until cancelled."""
-        await self._deps.pool.listen(self.name, self.listeners)
         async with trio.open_nursery() as self._nursery:
-            self._route_changed.set()  # so that clients that come before the first backend know how long to wait
-            self._nursery.start_soon(self._keep_routes)
             self._start_first()
+            async with self._routing:
+                await self._deps.pool.add(self._route(), self.listeners)  # who comes now waits for the first backend
+            self._nursery.start_soon(self._keep_routes)
             task_status.started()
             await trio.sleep_forever()
 
@@ -286,7 +286,9 @@ class Service:
             "versions": self.catalog.names,
             "operation": self.operations.starting.describe() if self.operations.starting else None,
             "generations": [
-                generation.describe(counts[generation.id].active if generation.id in counts else 0)
+                generation.describe(
+                    counts.get(generation.id, wire.GenerationCounts()), knows_requests=self.settings.protocol == "http"
+                )
                 for generation in self.generations.values()
             ],
             "last_swap": self._deps.history.last(self.name),
@@ -360,6 +362,8 @@ class Service:
             connect_timeout=settings.connect_timeout,
             idle_timeout=settings.idle_timeout,
             max_connections=settings.max_connections or None,
+            version=active.version.name if active else "",
+            http=wire.Http(**settings.http.model_dump()) if settings.protocol == "http" else None,
         )
 
     def _tell_replaced(self) -> None:

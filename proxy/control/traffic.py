@@ -9,9 +9,9 @@ from dataclasses import replace
 from proxy import wire
 
 
-def _add_reasons(into: dict[str, int], more: dict[str, int]) -> None:
-    for reason, count in more.items():
-        into[reason] = into.get(reason, 0) + count
+def _add_each(into: dict[str, int], more: dict[str, int]) -> None:
+    for key, count in more.items():
+        into[key] = into.get(key, 0) + count
 
 
 def _add_generation(into: wire.GenerationCounts, more: wire.GenerationCounts) -> None:
@@ -21,16 +21,25 @@ def _add_generation(into: wire.GenerationCounts, more: wire.GenerationCounts) ->
     into.received_backend += more.received_backend
     into.sent_client += more.sent_client
     into.sent_backend += more.sent_backend
-    _add_reasons(into.connect_errors, more.connect_errors)
+    _add_each(into.connect_errors, more.connect_errors)
     into.duration.add(more.duration)
     into.connect.add(more.connect)
+    into.in_flight += more.in_flight
+    _add_each(into.requests, more.requests)
+    into.request_duration.add(more.request_duration)
 
 
 def _add(into: wire.Counts, more: wire.Counts) -> wire.Counts:
-    _add_reasons(into.refused, more.refused)
+    _add_each(into.refused, more.refused)
+    _add_each(into.answered, more.answered)
     for number, counts in more.generations.items():
         _add_generation(into.generations.setdefault(number, wire.GenerationCounts()), counts)
-    return wire.Counts(into.service, into.waiting + more.waiting, into.refused, into.generations)
+    return replace(
+        into,
+        waiting=into.waiting + more.waiting,
+        migrated=into.migrated + more.migrated,
+        retried=into.retried + more.retried,
+    )
 
 
 class Traffic:
@@ -47,11 +56,11 @@ class Traffic:
         self._latest[worker][counts.service] = replace(counts, generations=generations)
 
     def retire(self, worker: object) -> None:
-        """Keep what a worker counted; its open connections went with it."""
+        """Keep what a worker counted; its open connections, and the requests on them, went with it."""
         for service, counts in self._latest.pop(worker, {}).items():
             for generation in counts.generations.values():
-                generation.active = 0
-            ended = wire.Counts(service, 0, counts.refused, counts.generations)
+                generation.active = generation.in_flight = 0
+            ended = replace(counts, waiting=0)
             self._gone[service] = _add(self._gone.get(service, wire.Counts(service, 0, {}, {})), ended)
 
     def forget(self, service: str, generation: int = 0) -> None:

@@ -71,7 +71,7 @@ class WorkerPool:
     not answer is carried out by its successor.
     """
 
-    def __init__(self, count: int, state_dir: Path, bus: Bus, log_format: str) -> None:
+    def __init__(self, count: int, state_dir: Path, bus: Bus, log_format: str, access_log: Path | None = None) -> None:
         self.count = count
         self.restarts = 0
         self.traffic = Traffic()
@@ -79,7 +79,9 @@ class WorkerPool:
         self._state_dir = state_dir
         self._folder = state_dir / "workers"
         self._bus = bus
-        self._log_format = log_format
+        self._options = ["--log-format", log_format]
+        if access_log:
+            self._options += ["--access-log", str(access_log)]
         self._workers: dict[int, Worker] = {}
         self._plans: dict[str, _Plan] = {}
         self._moved: dict[tuple[str, int], trio.Event] = defaultdict(trio.Event)
@@ -99,8 +101,14 @@ class WorkerPool:
 
     # What services ask for.
 
+    async def add(self, route: wire.Route, listeners: dict[str, socket.socket]) -> None:
+        """Take up a service. Its policy comes first: who connects before it would be taken for any TCP client."""
+        self._plans[route.service] = _Plan({}, route)
+        await self.route(route)
+        await self.listen(route.service, listeners)
+
     async def listen(self, service: str, listeners: dict[str, socket.socket]) -> None:
-        """Accept on exactly these listeners, keyed by address; the route is as it was, at first without endpoints."""
+        """Accept on exactly these listeners, keyed by address, by the policy that there is."""
         plan = self._plans.setdefault(service, _Plan({}, wire.Route(0, service, 0)))
         added = {name: listener for name, listener in listeners.items() if name not in plan.listeners}
         removed = tuple(name for name in plan.listeners if name not in listeners)
@@ -208,7 +216,7 @@ class WorkerPool:
             path.chmod(0o600)
             listener.listen(1)
             process = await reaper.spawn(
-                [*_COMMAND, "--fd", str(listener.fileno()), "--log-format", self._log_format],
+                [*_COMMAND, "--fd", str(listener.fileno()), *self._options],
                 pass_fds=[listener.fileno()],
                 env={**os.environ, SUPERVISOR: supervisor(self._state_dir)},
                 stdin=subprocess.DEVNULL,

@@ -74,6 +74,7 @@ class HttpClient:
         "_idle_timer",
         "_is_queued",
         "_known",
+        "_known_by",
         "_known_out",
         "_known_size",
         "_reads_on",
@@ -127,6 +128,7 @@ class HttpClient:
         self._closes = False  # to be closed when the response is out
         self._behind = b""  # what was read and comes after the present request
         self._known: RequestHead | None = None  # the last request's head, and what was sent for it
+        self._known_by = service.forwarding
         self._known_out = b""
         self._known_size = -1  # of that request, if it had no body and may be sent again
         # The present request
@@ -291,8 +293,11 @@ class HttpClient:
         except OSError:
             upstream.broke()
             return False
-        if requests.is_complete and not self.is_owed:
-            self._complete(upstream, is_excess=False)
+        if requests.is_complete:
+            if not self.is_owed:
+                self._complete(upstream, is_excess=False)
+            elif self._reads_on:
+                self._look_for_end()
         return self._may_read()
 
     def _on_end(self) -> None:
@@ -334,6 +339,7 @@ class HttpClient:
             or text != head.raw
             or requests.begun
             or upstream.policy is not service.policy
+            or self._known_by is not service.forwarding
             or service.balances_requests
             or not upstream.is_ready
         ):
@@ -354,10 +360,11 @@ class HttpClient:
         self._head = head
         self._started = self.engine.now
         self._sent = 0
-        if head is not self._known or service.rewrites_differ:
-            self._known_out = service.forwarding.rewrite(head, self.address)
-            self._known = head
-        self._known_size = -1 if head.length or not head.is_idempotent or service.rewrites_differ else len(head.raw)
+        forwarding = service.forwarding
+        if head is not self._known or forwarding is not self._known_by or forwarding.is_unique:
+            self._known, self._known_by = head, forwarding
+            self._known_out = forwarding.rewrite(head, self.address)
+        self._known_size = -1 if head.length or not head.is_idempotent or forwarding.is_unique else len(head.raw)
         self._held = self._known_out + body if body else self._known_out
         self._uncounted = len(head.raw) + len(body)
         if not self.resume():
@@ -455,7 +462,9 @@ class HttpClient:
             self._held = None
         if self._has_ended:
             upstream.shut()
-        elif not self._requests.is_complete:
+        elif self._reads_on:
+            self._look_for_end()
+        if not self._requests.is_complete:
             self.read_on()
 
     # Responses

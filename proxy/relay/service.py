@@ -49,7 +49,6 @@ class Service:
         self.access_log = access_log
         self.http: Http | None = None  # how requests are treated, if they are understood
         self.forwarding = Forwarding("off", request_id=False)
-        self.rewrites_differ = False  # the same head is not always rewritten in the same way
         self.http_clients: set[HttpClient] = set()
         self.answered: defaultdict[int, int] = defaultdict(int)  # by status
         self.migrated = 0
@@ -133,7 +132,6 @@ class Service:
             self.http = policy.http
             if policy.http is not None:
                 self.forwarding = Forwarding(policy.http.forwarded, request_id=policy.http.request_id)
-                self.rewrites_differ = policy.http.request_id
         self._balance = POLICIES[policy.balance]
         self.balances_requests = len(self.endpoints) > 1 and policy.balance == "least"
         # An endpoint that does not answer leaves time for the others.

@@ -286,8 +286,8 @@ class Upstream:
 
     def _pass_on(self, data: memoryview) -> bool:
         """Pass on what the backend has sent; return whether to read on."""
-        responses, client = self._responses, self.client
-        if self.request is None or not client.is_owed:
+        responses, client, request = self._responses, self.client, self.request
+        if request is None or not client.is_owed:
             client.on_unasked()
             return False
         size = len(data)
@@ -298,11 +298,11 @@ class Upstream:
                 head = responses.head
                 if head is None:
                     return True
-                if not is_whole or head.status < 200 or self.request.is_connect or client.service.is_ending:
-                    return self._pass_on_rare(head, self.request, data[taken:])
+                if not is_whole or head.status < 200 or request.is_connect or client.service.is_ending:
+                    return self._pass_on_rare(head, request, data[taken:])
                 if taken < size:
                     taken += responses.take(data[taken:])
-                if taken == size and responses.is_complete and self.request.is_usual and head.is_usual:
+                if taken == size and responses.is_complete and request.is_usual and head.is_usual:
                     self._known = head
                     self._known_size = size
             else:
@@ -315,24 +315,27 @@ class Upstream:
             return False
         return self._after_bytes(is_excess=taken < size)
 
-    def _pass_on_rare(self, head: ResponseHead, request: RequestHead, rest: memoryview) -> bool:
+    def _pass_on_rare(self, first: ResponseHead, request: RequestHead, rest: memoryview) -> bool:
         """A head that came in pieces, or is more than the beginning of an ordinary response."""
         client, responses, flow = self.client, self._responses, self.generation.downstream
-        if head.status == 101 and not request.upgrade:
-            self._broke_rules(HeadError("101 to a request that did not ask for it"))
-            return False
-        if head.status == 101 or (request.is_connect and 200 <= head.status < 300):
-            client.upgraded(head, bytes(rest))
-            return False
-        if head.is_interim:
+        head: ResponseHead | None = first
+        while head is not None and head.is_interim:
             self.had_interim = True
             responses.next()
-            return client.deliver(head.raw, flow) and (not rest or self._pass_on(rest))
+            if not client.deliver(head.raw, flow):
+                return False
+            rest = rest[responses.take(rest) :]
+            head = responses.head
+        if head is None:
+            return self._wait_for_room()
+        if head.status == 101 or (request.is_connect and head.status < 300):
+            if head.status == 101 and not request.upgrade:
+                raise HeadError("101 to a request that did not ask for it")
+            client.upgraded(head, bytes(rest))
+            return False
         out = client.last_words(head)
-        size = 0
-        if rest:
-            size = responses.take(rest)
-            out += rest[:size]
+        size = responses.take(rest)
+        out += rest[:size]
         self.is_answering = True
         return client.deliver(out, flow) and self._after_bytes(is_excess=size < len(rest))
 
@@ -344,10 +347,12 @@ class Upstream:
             client.responded(head, needs_close=body.needs_close, is_excess=is_excess)
             if self.is_gone:
                 return False
-        if client.pending:
-            self.is_blocked = True
-            return False
-        return True
+        return self._wait_for_room()
+
+    def _wait_for_room(self) -> bool:
+        """Return whether to read on, or else wait until the client has taken what it got."""
+        self.is_blocked = bool(self.client.pending)
+        return not self.is_blocked
 
     def _broke_rules(self, error: HeadError) -> None:
         log.warning(

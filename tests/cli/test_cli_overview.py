@@ -42,6 +42,17 @@ def test_the_contracts_object_is_enough() -> None:
     )
 
 
+def test_requests_in_flight_are_shown_where_they_are_known() -> None:
+    generations = [generation(1, "v1", "draining", in_flight=3), generation(2, "v2", "active", in_flight=0)]
+    lines = shown(status(protocol="http", generations=generations)).splitlines()
+    assert lines[3:] == [
+        "  GEN  VERSION  STATE     CONNECTIONS  IN FLIGHT  HEALTHY    AGE",
+        "    2  v2       active             10          0  1 of 1   1m40s",
+        "    1  v1       draining           10          3  1 of 1   1m40s",
+    ]
+    assert "IN FLIGHT" not in shown(status(generations=[generation(1, "v1", "active", in_flight=None)]))
+
+
 def test_a_drain_shows_how_far_it_is_and_when_it_ends() -> None:
     drain = {"started": NOW - 5, "deadline": NOW + 25, "initial": 40, "remaining": 12, "forced": 0}
     generations = [generation(1, "v1", "draining", drain=drain), generation(2, "v2", "active")]

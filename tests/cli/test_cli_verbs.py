@@ -139,6 +139,58 @@ def test_run_becomes_the_proxy(became: list[list[str]], tmp_path: Path, proxyctl
     }
 
 
+def test_run_knows_where_the_access_log_is_whatever_folder_the_proxy_works_in(
+    became: list[list[str]], tmp_path: Path, proxyctl: Callable[..., Result]
+) -> None:
+    (tmp_path / "proxy.toml").touch()
+    assert proxyctl("run", "--access-log", "access.log").code == 0
+    assert options(became[0])["--access-log"] == f"{tmp_path}/access.log"
+    assert not (tmp_path / "access.log").exists()
+
+    (tmp_path / "old.log").write_text("kept\n")
+    os.mkfifo(tmp_path / "pipe")
+    for place in ("old.log", "pipe", "/dev/stdout", "/dev/null"):
+        assert proxyctl("run", "--access-log", place).code == 0
+        assert options(became[-1])["--access-log"] == str(tmp_path / place)
+    assert (tmp_path / "old.log").read_text() == "kept\n"
+
+
+@pytest.mark.parametrize(
+    ("place", "reason", "hint"),
+    [
+        ("gone/access.log", "there is no folder", "mkdir -p "),
+        (".", "is a directory", "name a file"),
+        ("proxy.toml/access.log", "not a directory", "name a file"),
+        ("", "is a directory", "name a file"),
+        ("x" * 300, "file name too long", "name a file"),
+    ],
+)
+def test_an_access_log_that_cannot_be_written_is_wrong_usage_and_nothing_starts(
+    place: str, reason: str, hint: str, became: list[list[str]], tmp_path: Path, proxyctl: Callable[..., Result]
+) -> None:
+    (tmp_path / "proxy.toml").touch()
+    result = proxyctl("run", "--access-log", place)
+    assert (result.code, became) == (2, [])
+    assert reason in result.err
+    assert f"\n  {hint}" in result.err
+
+
+@pytest.mark.parametrize("name", ["new.log", "pipe"])
+def test_an_access_log_of_somebody_else_is_wrong_usage(
+    name: str,
+    became: list[list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    proxyctl: Callable[..., Result],
+) -> None:
+    (tmp_path / "proxy.toml").touch()
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.setattr(run.os, "access", lambda _path, _mode: False)  # root may do everything
+    result = proxyctl("run", "--access-log", name)
+    assert (result.code, became) == (2, [])
+    assert result.err.startswith(f"proxyctl: --access-log: {tmp_path}/{name} cannot be written to: permission denied\n")
+
+
 def test_run_and_the_other_verbs_agree_on_the_socket(
     became: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proxyctl: Callable[..., Result]
 ) -> None:

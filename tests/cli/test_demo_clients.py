@@ -1,102 +1,169 @@
-"""A client of the demo that overlooked a failure would make "0 failed" worthless."""
+"""What the demo's clients count, against the demo's own server without a proxy in between."""
 
 from __future__ import annotations
 
-import socket
-import struct
+import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
 
-from proxy.cli.demo.clients import FailedError, Load, fetch
+from proxy.cli.demo import backend, websocket
+from proxy.cli.demo.chat import Chat
+from proxy.cli.demo.clients import Load
+from proxy.cli.demo.connection import Connection, FailedError
+from proxy.cli.demo.download import Download
+from proxy.cli.demo.orders import Balance, balance
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-GOOD = b"HTTP/1.0 200 OK\r\nContent-Length: 3\r\nX-Version: v7\r\n\r\nyes"
-
-
-async def answering(nursery: trio.Nursery, behave: Callable[[trio.SocketStream], Awaitable[None]]) -> int:
-    """A server that treats every connection the same way; returns its port."""
-
-    async def handle(stream: trio.SocketStream) -> None:
-        async with stream:
-            await stream.receive_some()
-            await behave(stream)
-
-    listeners = await nursery.start(partial(trio.serve_tcp, handle, 0, host="127.0.0.1"))
-    return int(listeners[0].socket.getsockname()[1])
+    from collections.abc import Iterator
+    from http import HTTPStatus
+    from pathlib import Path
 
 
-async def test_a_whole_answer_counts_for_the_version_that_gave_it(nursery: trio.Nursery) -> None:
-    port = await answering(nursery, lambda stream: stream.send_all(GOOD))
-    assert (await fetch(port)).version == "v7"
+@pytest.fixture
+def orders(tmp_path: Path) -> Path:
+    return tmp_path / "orders"
+
+
+@pytest.fixture
+def port(orders: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    monkeypatch.setattr(backend, "VERSION", "v7")
+    with backend.Server(("127.0.0.1", 0), partial(backend.Handler, orders)) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
+        thread.join()
+
+
+async def until_answers(load: Load, count: int) -> None:
+    while load.sent < count:
+        await trio.sleep(0.01)
+    load.stop()
+
+
+async def test_a_load_without_trouble_ends_on_its_first_connections_with_each_order_processed_once(
+    port: int, orders: Path
+) -> None:
+    load = Load(port, readers=2, buyers=2)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(load.run)
+        nursery.start_soon(until_answers, load, 20)
+    assert (load.failed, load.reopened, load.still_open, load.on_both) == (0, 0, 4, 0)
+    assert load.versions() == {"v7": load.sent}
+    assert balance(orders, load.orders) == Balance(len(load.orders), 0, 0)
+    assert load.orders
+
+
+async def test_each_failure_and_each_new_connection_is_counted(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = Load(port, readers=1, buyers=0)
+
+    def every_third_is_cut_off(handler: backend.Handler) -> None:
+        if load.sent % 3 == 1:
+            handler.close_connection = True
+        else:
+            handler._answer("yes")
+
+    monkeypatch.setattr(backend.Handler, "do_GET", every_third_is_cut_off)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(load.run)
+        nursery.start_soon(until_answers, load, 9)
+    assert load.failures == {"cut off after 0 bytes": (load.sent + 1) // 3}
+    assert load.reopened in {load.failed, load.failed - 1}  # the last request may be one that failed
+    assert load.still_open == 0
+
+
+async def test_answers_are_told_apart_by_when_their_request_began(port: int) -> None:
+    load, connection = Load(port), Connection(port)
+    load.answers.append(await connection.ask("GET", "/"))
+    between = trio.current_time()
+    load.answers.append(await connection.ask("GET", "/"))
+    connection.close()
+    assert load.versions(until=between).total() == load.versions(since=between).total() == 1
+
+
+async def test_a_download_is_whole_only_with_every_byte_as_sent(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = Download(port)
+    await good.run(0.1)
+    assert (good.failure, good.version) == ("", "v7")
+    assert good.size == len(backend._PIECE) * backend._PIECES
+    assert good.ended - good.began >= 0.1
+
+    begin = backend.Handler._begin
+
+    def announce_others(handler: backend.Handler, status: HTTPStatus, headers: dict[str, str]) -> None:
+        begin(handler, status, {**headers, "X-SHA256": "0" * 64})
+
+    monkeypatch.setattr(backend.Handler, "_begin", announce_others)
+    changed = Download(port)
+    await changed.run(0)
+    assert changed.failure == "its bytes were changed"
+
+
+async def test_a_websocket_talks_until_it_is_told_to_stop_and_says_goodbye(port: int) -> None:
+    chat = Chat(port)
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(chat.run)
+            await chat.under_way.wait()
+            chat.stop()
+    assert (chat.failure, chat.version, len(chat.replies)) == ("", "v7", 1)
+
+
+async def test_a_websocket_that_is_cut_is_a_failure(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend.Handler, "_echo", lambda _: None)
+    chat = Chat(port)
+    await chat.run()
+    assert chat.failure
+
+
+async def test_a_websocket_whose_replies_come_from_another_version_is_a_failure(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(handler: backend.Handler) -> None:
+        monkeypatch.setattr(backend, "VERSION", "v8")
+        echo(handler)
+
+    echo = backend.Handler._echo
+    monkeypatch.setattr(backend.Handler, "_echo", change)
+    chat = Chat(port)
+    await chat.run()
+    assert chat.failure == "'message 1' was answered with b'v8: message 1'"
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"),
+    ("method", "target", "status"),
     [
-        (GOOD[:-1], f"cut off after {len(GOOD) - 1} bytes"),
-        (GOOD[:30], "cut off after 30 bytes"),
-        (b"", "cut off after 0 bytes"),
-        (GOOD.replace(b"200 OK", b"502 Bad Gateway"), "502 Bad Gateway"),
+        ("GET", "/elsewhere", "404"),
+        ("GET", "/download?seconds=long", "400"),
+        ("GET", "/socket", "426"),
+        ("POST", "/elsewhere", "400"),
     ],
 )
-async def test_a_bad_answer_is_a_failure(nursery: trio.Nursery, content: bytes, reason: str) -> None:
-    port = await answering(nursery, lambda stream: stream.send_all(content))
-    with pytest.raises(FailedError, match=reason):
-        await fetch(port)
+async def test_what_the_demo_s_server_does_not_know_is_answered_with_an_error(
+    port: int, method: str, target: str, status: str
+) -> None:
+    connection = Connection(port)
+    with pytest.raises(FailedError, match=f"answered with {status}"):
+        await connection.ask(method, target)
 
 
-async def test_a_reset_is_a_failure(nursery: trio.Nursery) -> None:
-    async def reset(stream: trio.SocketStream) -> None:
-        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        await trio.lowlevel.checkpoint()
-
-    port = await answering(nursery, reset)
-    with pytest.raises(FailedError, match="reset by peer"):
-        await fetch(port)
+def test_others_websocket_clients_can_talk_with_the_demo_s_server(port: int) -> None:
+    client = pytest.importorskip("websockets.sync.client", reason="websockets is not installed")
+    with client.connect(f"ws://127.0.0.1:{port}/socket") as websocket:
+        websocket.send("hello")
+        assert websocket.recv(timeout=10) == "v7: hello"
+        websocket.ping().wait(10)
 
 
-async def test_a_refused_connection_is_a_failure() -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        with pytest.raises(FailedError, match="refused"):
-            await fetch(unused.getsockname()[1])
-
-
-async def test_an_answer_that_does_not_come_is_a_failure(nursery: trio.Nursery) -> None:
-    async def never(_: trio.SocketStream) -> None:
-        await trio.sleep_forever()
-
-    port = await answering(nursery, never)
-    with pytest.raises(FailedError, match=r"no answer within 0\.05 s"):
-        await fetch(port, patience=0.05)
-    nursery.cancel_scope.cancel()
-
-
-async def test_a_load_counts_each_answer_and_each_failure(nursery: trio.Nursery) -> None:
-    load: Load
-
-    async def every_third_fails(stream: trio.SocketStream) -> None:
-        await stream.send_all(GOOD if load.sent % 3 else b"")
-        if load.sent >= 9:
-            load.stop()
-
-    load = Load(await answering(nursery, every_third_fails), clients=1)
-    await load.run()
-    assert (load.sent, load.failed) == (10, 4)
-    assert load.versions() == {"v7": 6}
-    nursery.cancel_scope.cancel()
-
-
-async def test_answers_are_told_apart_by_when_their_connection_began(nursery: trio.Nursery) -> None:
-    port = await answering(nursery, lambda stream: stream.send_all(GOOD))
-    load = Load(port)
-    load.answers.append(await fetch(port))
-    between = trio.current_time()
-    load.answers.append(await fetch(port))
-    assert load.versions(until=between).total() == load.versions(since=between).total() == 1
-    nursery.cancel_scope.cancel()
+async def test_a_websocket_s_ping_is_answered(port: int) -> None:
+    connection = Connection(port)
+    names = {"Sec-WebSocket-Key": websocket.new_key(), "Sec-WebSocket-Version": websocket.VERSION}
+    stream, _, _ = await connection.upgrade("/socket", {"Upgrade": "websocket", "Connection": "Upgrade", **names})
+    await stream.send_all(websocket.encode(websocket.PING, b"there?", masked=True))
+    frames = websocket.Frames(masked=False)
+    frames.feed(await stream.receive_some())
+    assert frames.take() == (websocket.PONG, b"there?")
+    connection.close()

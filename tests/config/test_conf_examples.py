@@ -11,8 +11,8 @@ from proxy.config.keys import keys_of, table_at
 
 CONF = Path(__file__).parents[2] / "conf"
 EXAMPLES = sorted(path for path in CONF.glob("*.toml"))
-TABLES = [(), ("admin",), ("services", "web"), ("services", "web", "health"), ("services", "web", "drain"),
-          ("services", "web", "versions", "v1")]  # fmt: skip
+TABLES = [(), ("admin",), ("services", "web"), ("services", "web", "http"), ("services", "web", "health"),
+          ("services", "web", "drain"), ("services", "web", "versions", "v1")]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -36,6 +36,22 @@ def test_a_drain_that_cuts_everyone_off_is_pointed_out() -> None:
     assert "closes every open connection" in message
 
 
+def test_a_drain_that_cuts_requests_off_is_pointed_out_too() -> None:
+    ((path, message),) = advice(service={"protocol": "http", "drain": {"deadline": 0}})
+
+    assert path == "drain.deadline"
+    assert "closes every request under way" in message
+
+
+def test_an_http_table_that_nothing_reads_is_pointed_out() -> None:
+    http = {"http": {"forwarded": "replace"}}
+    ((path, message),) = advice(service=http)
+
+    assert path == "http"
+    assert "no effect" in message
+    assert advice(service={"protocol": "http", **http}) == []
+
+
 def test_a_health_check_that_checks_nothing_is_pointed_out() -> None:
     ((path, _),) = advice(service={"health": {"type": "none"}})
 

@@ -94,6 +94,18 @@ def test_settings_are_shown_as_they_are_written(compare: Callable[[str], Diff]) 
     )
 
 
+def test_how_requests_are_treated_can_be_changed_while_the_proxy_runs(compare: Callable[[str], Diff]) -> None:
+    http = '[services.web.http]\nforwarded = "replace"\nrequest_id = true\nheader_timeout = 5\n'
+    text = OLD.replace('active = "v1"', 'active = "v1"\nprotocol = "http"')
+
+    assert compare(f"{text}{http}").sentences == (
+        "web: protocol: tcp → http",
+        "web: http.forwarded: append → replace",
+        "web: http.request_id: false → true",
+        "web: http.header_timeout: 30s → 5s",
+    )
+
+
 def test_a_changed_secret_is_reported_and_not_shown(compare: Callable[[str], Diff]) -> None:
     changed = compare(OLD.replace("secret", "hidden").replace('MODE = "x"', 'NEW = "y"'))
 
@@ -116,9 +128,15 @@ def test_what_needs_a_restart_is_a_warning_and_no_change(compare: Callable[[str]
 
 
 def test_no_setting_of_a_service_is_forgotten(compare: Callable[[str], Diff]) -> None:
-    edits = {"balance": '"round_robin"', "connect_timeout": "9", "idle_timeout": "9", "max_connections": "9"}
-    apart = {"listen", "active", "versions", "health", "drain"}
-    one_choice = {"protocol", "datapath"}
+    edits = {
+        "protocol": '"http"',
+        "balance": '"round_robin"',
+        "connect_timeout": "9",
+        "idle_timeout": "9",
+        "max_connections": "9",
+    }
+    apart = {"listen", "active", "versions", "http", "health", "drain"}
+    one_choice = {"datapath"}
     assert edits.keys() == {*keys_of(Service)} - apart - one_choice, "a new key needs its place here"
 
     lines = "\n".join(f"{key} = {value}" for key, value in edits.items())

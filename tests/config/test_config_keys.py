@@ -3,12 +3,13 @@
 import pytest
 
 from proxy.config.keys import keys_of, table_at, unknown_key
-from proxy.config.settings import Drain, Health, Service, Settings, Version
+from proxy.config.settings import Drain, Health, Http, Service, Settings, Version
 
 
 def test_every_table_of_the_file_has_its_model() -> None:
     assert table_at(()) is Settings
     assert table_at(("services", "web")) is Service
+    assert table_at(("services", "web", "http")) is Http
     assert table_at(("services", "web", "drain")) is Drain
     assert table_at(("services", "web", "versions", "v1")) is Version
 
@@ -24,6 +25,7 @@ def test_attributes_that_are_no_keys_are_not_suggested() -> None:
     [
         (("worker",), 2, 'did you mean "workers"?'),
         (("services", "web", "workers"), 2, '"workers" belongs at the top of the file, before the first [table]'),
+        (("services", "web", "forwarded"), "off", '"forwarded" belongs in [services.web.http]'),
         (("services", "web", "fall"), 2, '"fall" belongs in [services.web.health]'),
         (("services", "web", "timeout"), 2, 'did you mean "idle_timeout"? "timeout" belongs in [services.web.health]'),
         (("services", "web", "health", "bake"), 2, '"bake" belongs in [services.web.drain]'),

@@ -6,9 +6,9 @@ import pytest
 
 from proxy.config import json_schema
 from proxy.config.keys import keys_of
-from proxy.config.settings import Admin, Drain, Health, Service, Settings, Version
+from proxy.config.settings import Admin, Drain, Health, Http, Service, Settings, Version
 
-MODELS = {"Admin": Admin, "Health": Health, "Drain": Drain, "Version": Version, "Service": Service}
+MODELS = {"Admin": Admin, "Http": Http, "Health": Health, "Drain": Drain, "Version": Version, "Service": Service}
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +41,14 @@ def test_values_are_as_they_are_written_in_toml(schema: dict[str, Any]) -> None:
     assert health["type"]["enum"] == ["tcp", "http", "command", "none"]
     assert service["listen"]["anyOf"] == [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]
     assert service["max_connections"]["minimum"] == 0
+    assert service["protocol"]["enum"] == ["tcp", "http"]
+    http = schema["definitions"]["Http"]["properties"]
+    assert (http["request_id"]["type"], http["forwarded"]["enum"]) == ("boolean", ["off", "append", "replace"])
 
 
 def test_what_is_not_available_is_not_offered(schema: dict[str, Any]) -> None:
     service = schema["definitions"]["Service"]["properties"]
 
-    assert service["protocol"]["const"] == "tcp"
     assert service["datapath"]["const"] == "relay"
 
 

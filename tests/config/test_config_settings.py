@@ -7,7 +7,7 @@ from signal import Signals
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from proxy.config import Drain, Health, Service, Settings, Version
+from proxy.config import Drain, Health, Http, Service, Settings, Version
 from proxy.config.settings import Admin
 from proxy.core.address import Address
 
@@ -18,6 +18,7 @@ def test_settings_built_in_a_test_have_the_defaults_of_a_file() -> None:
 
     assert (service.protocol, service.datapath, service.balance) == ("tcp", "relay", "least")
     assert (service.connect_timeout, service.idle_timeout, service.max_connections) == (5.0, 0.0, 0)
+    assert service.http.model_dump() == {"forwarded": "append", "request_id": False, "header_timeout": 30.0}
     assert service.health.model_dump(exclude={"status"}) == {
         "type": "tcp",
         "path": "/",
@@ -54,7 +55,7 @@ def test_values_given_in_code_are_checked_like_those_of_a_file() -> None:
         Admin(listen=Address("0.0.0.0", 80))
 
 
-@pytest.mark.parametrize("model", [Admin, Health, Drain, Version, Service, Settings])
+@pytest.mark.parametrize("model", [Admin, Http, Health, Drain, Version, Service, Settings])
 def test_every_key_says_what_it_means(model: type[BaseModel]) -> None:
     for key, field in model.model_fields.items():
         is_table = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)

@@ -91,9 +91,15 @@ def test_signals_that_end_no_process_are_refused() -> None:
 
 
 def test_what_comes_in_a_later_release_is_not_called_a_mistake() -> None:
-    with pytest.raises(BadValueError, match='"http" is not available in this release') as caught:
-        values.choice("http", known=("tcp", "http"), later=("http",))
-    assert caught.value.hint == 'for now the only choice is "tcp"'
+    with pytest.raises(BadValueError, match='"steer" is not available in this release') as caught:
+        values.choice("steer", known=("relay", "steer"), later=("steer",))
+    assert caught.value.hint == 'for now the only choice is "relay"'
+
+
+@pytest.mark.parametrize(("value", "hint"), [("True", "write true without quotes"), ("yes", ""), (1, ""), (None, "")])
+def test_a_switch_is_on_or_off_and_nothing_is_guessed(value: object, hint: str) -> None:
+    assert refusal(values.boolean, value).hint == hint
+    assert values.boolean(True) is True
 
 
 @pytest.mark.parametrize("path", ["/a b", "/a#b", "/é", "/a\r\nHost: x", "healthz", ""])

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import trio
 
+from proxy import wire
 from proxy.control import generation as generations
 from proxy.control.events import Bus
 from proxy.control.exits import Exit
@@ -127,3 +128,12 @@ async def test_a_warm_generation_whose_replicas_all_died_has_nothing_to_go_back_
         await generation.died_out()
     with pytest.raises(StartError, match="no replica of generation 1"):
         generation.promote()
+
+
+async def test_the_status_says_how_many_requests_are_in_flight_where_that_is_known(autojump_clock, make):
+    generation = make()
+    await generation.ready()
+    counts = wire.GenerationCounts(active=5, in_flight=2)
+    described = generation.describe(counts, knows_requests=True)
+    assert (described["connections"], described["in_flight"]) == (5, 2)
+    assert generation.describe(counts, knows_requests=False)["in_flight"] is None

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 import trio
 
-from proxy.config import load
+from proxy import wire
+from proxy.config import Http, load
 from proxy.control import service as services
 from proxy.control.events import Bus
 from proxy.control.history import History
@@ -27,6 +28,10 @@ class Pool:
         self.asked = trio.Event()
         self.open = trio.Event()
         self.open.set()
+
+    async def add(self, route, listeners):
+        self.added = route
+        await trio.lowlevel.checkpoint()
 
     async def listen(self, service, listeners):
         await trio.lowlevel.checkpoint()
@@ -88,6 +93,9 @@ class Generation:
 
     def last_output(self):
         return ()
+
+    def reconfigure(self, settings):
+        self.settings = settings
 
     async def trouble(self):
         await self._fell.wait()
@@ -172,3 +180,18 @@ async def test_a_bake_that_fails_with_nothing_to_go_back_to_says_what_went_wrong
     result = await operation.wait()
     assert (result["result"], result["error"]) == ("swapped", "it fell over")
     assert service.active is second
+
+
+async def test_workers_know_how_to_treat_a_services_first_client_before_they_accept_it(service):
+    added = service._deps.pool.added
+    assert (added.generation, added.version, added.connect_timeout) == (1, "v1", 5.0)
+
+
+async def test_workers_are_told_which_version_serves_and_how_requests_are_treated(service):
+    assert service._route().http is None
+    await swapped(service, "v2")
+    http = Http(forwarded="replace", request_id=True, header_timeout=5)
+    await service.reconfigure(service.settings.model_copy(update={"protocol": "http", "http": http}), {})
+    route = service._route()
+    assert (route.generation, route.version) == (2, "v2")
+    assert route.http == wire.Http(header_timeout=5.0, forwarded="replace", request_id=True)

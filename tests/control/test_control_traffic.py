@@ -1,3 +1,6 @@
+import copy
+from dataclasses import asdict, fields
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,6 +29,60 @@ def test_a_dead_workers_counts_stay_and_its_connections_are_gone():
     total = traffic.of("web")
     assert (total.generations[1].connections, total.generations[1].active, total.waiting) == (3, 0, 0)
     assert total.refused == {"no_backend": 1}
+
+
+def requests(count: int, in_flight: int) -> wire.Counts:
+    generation = wire.GenerationCounts(in_flight=in_flight, requests={"200": count, "404": 1})
+    generation.request_duration.counts[0] = count
+    generation.request_duration.sum = 0.5 * count
+    return wire.Counts("web", 0, {}, {1: generation}, answered={"400": count}, migrated=count, retried=count)
+
+
+def test_what_is_known_of_requests_is_summed_and_outlives_the_worker_that_knew_it():
+    traffic = Traffic()
+    traffic.record("a", requests(3, in_flight=2))
+    traffic.record("b", requests(4, in_flight=1))
+    traffic.record("b", requests(5, in_flight=1))
+    assert traffic.of("web").generations[1].in_flight == 3
+    before = traffic.of("web")
+    traffic.retire("a")
+    total = traffic.of("web")
+    assert (total.answered, total.migrated, total.retried) == ({"400": 8}, 8, 8)
+    assert total.generations[1].requests == {"200": 8, "404": 2}
+    assert (total.generations[1].request_duration.counts[0], total.generations[1].request_duration.sum) == (8, 4.0)
+    assert total.generations[1].in_flight == 1
+    before.generations[1].in_flight = 1
+    assert total == before
+
+
+def test_no_count_of_the_workers_is_left_out():
+    """A new counter that is not merged would read 0 for ever, or go back when a worker dies."""
+    generation = wire.GenerationCounts()
+    for each in fields(generation):
+        value = getattr(generation, each.name)
+        if isinstance(value, wire.Histogram):
+            value.counts[0], value.sum = 1, 1.0
+        else:
+            setattr(generation, each.name, {"x": 1} if isinstance(value, dict) else 1)
+    counts = wire.Counts("web", 1, {"x": 1}, {1: generation}, {"x": 1}, 1, 1)
+    traffic = Traffic()
+    traffic.record("a", counts)
+    assert traffic.of("web") == counts
+    traffic.record("b", copy.deepcopy(counts))
+    doubled = asdict(traffic.of("web"))
+    assert doubled == _doubled(asdict(counts))
+
+
+def _doubled(value):
+    match value:
+        case dict():
+            return {key: _doubled(each) for key, each in value.items()}
+        case list():
+            return [_doubled(each) for each in value]
+        case str():
+            return value
+        case _:
+            return 2 * value
 
 
 def test_a_forgotten_generation_is_gone_from_living_and_dead_workers():

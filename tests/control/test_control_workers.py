@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from proxy import wire
 from proxy.control import listeners, workers
 from proxy.control.events import Bus
+from proxy.control.link import Link
 from proxy.control.workers import WorkerPool
 from proxy.core.address import Address
 
@@ -278,4 +279,33 @@ async def test_a_worker_that_dies_before_it_is_ready_does_not_keep_the_proxy_fro
     with trio.fail_after(10):
         await nursery.start(pool.run)
     assert len(pool.workers) == 1
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_service_is_not_reachable_before_its_policy_is_known(pool, listener, backend, monkeypatch):
+    """Whoever connected in between would be served, but not as the policy says, for as long as the connection lasts."""
+    asked = []
+    post = Link.post
+
+    def noting(link, request, *args, **options):
+        asked.append(type(request(0)))
+        return post(link, request, *args, **options)
+
+    monkeypatch.setattr(Link, "post", noting)
+    await pool.add(wire.Route(0, "web", 1, (await backend(b"one"),)), {"a": listener})
+    changes = [kind for kind in asked if kind is not wire.Snapshot]
+    assert changes[:2] == [wire.Route, wire.Route]
+    assert set(changes[2:]) == {wire.Listen}
+    stream, answer = await greeting(listener)
+    assert answer == b"one"
+    await stream.aclose()
+
+
+async def test_every_worker_writes_the_access_log_that_was_asked_for(tmp_path, nursery):
+    pool = WorkerPool(2, tmp_path, Bus(), "json", tmp_path / "access.log")
+    await nursery.start(pool.run)
+    for worker in pool.workers:
+        arguments = (await trio.Path(f"/proc/{worker.process.pid}/cmdline").read_text()).split("\0")
+        assert arguments[arguments.index("--access-log") + 1] == str(tmp_path / "access.log")
+        assert arguments[arguments.index("--log-format") + 1] == "json"
     nursery.cancel_scope.cancel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -31,13 +32,19 @@ def home(tmp_path: Path) -> Iterator[Path]:
     assert list(tmp_path.iterdir()) == []
 
 
-def start(home: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+def start(
+    home: Path,
+    *arguments: str,
+    program: tuple[str, ...] = DEMO,
+    output: int = subprocess.PIPE,
+    **environment: str,
+) -> subprocess.Popen[str]:
     """In an empty environment, so that whatever runs because of it can be told by the TMPDIR in its own."""
     return subprocess.Popen(
-        [*DEMO, *arguments],
+        [*program, *arguments],
         env={"PATH": os.defpath, "TMPDIR": str(home), **environment},
         cwd=home,
-        stdout=subprocess.PIPE,
+        stdout=output,
         stderr=subprocess.STDOUT,
         text=True,
     )
@@ -49,10 +56,55 @@ def test_the_demo_succeeds_without_a_failed_request_and_leaves_nothing_behind(ho
         text = demo.communicate(timeout=60)[0]
     assert demo.returncode == 0, text
     assert re.search(r"requests +[\d,]+ sent, 0 failed", text), text
-    assert re.search(r"slow request +begun before the swap, answered by v1 after [\d.]+s", text), text
-    assert re.search(r"v1 -> v2 +switch .*, drain [\d.]+m?s; 0 connections cut, 0 late answers from v1", text), text
-    assert re.search(r"v2 -> v1 +switch .*; 0 connections cut, 0 late answers from v2", text), text
+    assert re.search(r"connections +16 .*: 0 reopened, 16 still open at the end, 16 spoke with both versions", text), (
+        text
+    )
+    assert re.search(r"POSTs +[\d,]+ sent, each processed exactly once", text), text
+    assert re.search(r"websocket +\d+ messages to v1, [1-9]\d* of them after the switch; closed in order", text), text
+    assert re.search(r"download +4\.1 MB from v1 .*; every byte as sent", text), text
+    waits = ["", "", r" \(websocket, download\)", ""]
+    for (origin, target), wait in zip([("v1", "v2"), ("v2", "v1")] * 2, waits, strict=True):
+        swap = (
+            rf"{origin} -> {target} +switch .*, drain [\d.]+m?s{wait}; 0 connections cut, 0 late answers from {origin}"
+        )
+        assert re.search(swap, text), text
+    assert re.search(r"proxy_http_migrated_connections_total [1-9]\d*, proxy_http_retries_total \d+", text), text
     assert "\x1b" not in text, "colours where there is no terminal"
+
+
+def test_a_demo_whose_clients_are_cut_off_says_so_and_fails(home: Path) -> None:
+    # A relay that does not understand requests has to cut kept connections at the deadline.
+    program = (
+        "import sys\n"
+        "from proxy.cli import main\n"
+        "from proxy.cli.demo import stage\n"
+        "stage.PROTOCOL, stage.DEADLINE = 'tcp', '1s'\n"
+        "main(sys.argv[1:])"
+    )
+    with start(home, program=(sys.executable, "-P", "-c", program, "demo")) as demo:
+        text = demo.communicate(timeout=60)[0]
+    assert demo.returncode == 1, text
+    figures = re.search(r"requests +[\d,]+ sent, (\d+) failed", text)
+    assert figures, text
+    assert int(figures[1]) >= 4 * 16, "each swap cuts every client"
+    assert re.search(r"connections +16 .*: \d+ reopened, 0 still open at the end", text), text
+    assert re.search(r"download +failed after [\d.]+ MB", text), text
+    assert "No request failed" not in text
+
+
+def test_on_a_terminal_one_line_tells_how_things_stand(home: Path) -> None:
+    controller, terminal = os.openpty()
+    with start(home, TERM="xterm", output=terminal) as demo, open(controller, "rb", buffering=0) as screen:
+        os.close(terminal)
+        seen = b""
+        while b"\x1b[32m" not in seen or b"$ proxyctl swap v2" not in seen:
+            seen += screen.read(4096)
+        demo.send_signal(signal.SIGINT)
+        with contextlib.suppress(OSError):  # EIO: nobody has the terminal open any more
+            while piece := screen.read(4096):
+                seen += piece
+    standing = [line for line in seen.split(b"\r\x1b[K") if b"connections reopened" in line]
+    assert len(standing) > 1
 
 
 def test_with_keep_the_proxy_goes_on_and_every_command_that_is_printed_works(home: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from proxy import wire
-from tests.relay.harness import Service, WorkerProcess
+from tests.relay.harness import HttpService, Service, WorkerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,5 +44,13 @@ def fresh_worker(tmp_path: Path) -> Iterator[WorkerProcess]:
 @pytest.fixture
 def service(worker: WorkerProcess, tmp_path: Path) -> Iterator[Service]:
     made = Service(worker, tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def web(worker: WorkerProcess, tmp_path: Path) -> Iterator[HttpService]:
+    """A service that understands HTTP."""
+    made = HttpService(worker, tmp_path)
     yield made
     made.close()

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 from proxy import wire
 from proxy.core.address import Address
@@ -372,3 +372,135 @@ class Service:
     def close(self) -> None:
         for sock in self._open:
             sock.close()
+
+
+# What is said in HTTP
+
+
+def request(
+    method: str = "GET", target: str = "/", *fields: str, body: bytes | str = b"", version: str = "1.1"
+) -> bytes:
+    """A request's bytes. A body gets its Content-Length, unless a field frames it otherwise."""
+    return _message(f"{method} {target} HTTP/{version}", ("Host: test", *fields), body, is_sized=bool(body))
+
+
+def response(status: int = 200, *fields: str, body: bytes | str = b"", version: str = "1.1") -> bytes:
+    """A response's bytes, with Content-Length unless a field, or its status, frames it otherwise."""
+    return _message(f"HTTP/{version} {status} Said", fields, body, is_sized=status >= 200 and status not in {204, 304})
+
+
+def _message(line: str, fields: tuple[str, ...], body: bytes | str, *, is_sized: bool) -> bytes:
+    data = body.encode() if isinstance(body, str) else body
+    if is_sized and not any(field.lower().startswith(("content-length", "transfer-encoding")) for field in fields):
+        fields = (*fields, f"Content-Length: {len(data)}")
+    return "\r\n".join((line, *fields, "", "")).encode() + data
+
+
+def chunked(*chunks: bytes, trailers: str = "") -> bytes:
+    """A body in these chunks; trailers are whole lines."""
+    return b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks) + f"0\r\n{trailers}\r\n".encode()
+
+
+CHUNKED = "Transfer-Encoding: chunked"
+CLOSE = "Connection: close"
+GET = request()
+POST = request("POST", "/orders", body="order")
+OK = response(body="fine")
+
+
+def read_head(sock: socket.socket) -> bytes:
+    """Read a message's head, and nothing behind it."""
+    data = bytearray()
+    while not data.endswith(b"\r\n\r\n"):
+        data += read(sock, 1)
+    return bytes(data)
+
+
+class Answered(NamedTuple):
+    """A response as a client sees it; the names of the fields are in lower case."""
+
+    status: int
+    fields: dict[str, str]
+    body: bytes
+
+
+def read_response(sock: socket.socket, *, method: str = "GET") -> Answered:
+    """Read a response that says its length."""
+    line, *lines = read_head(sock).decode().split("\r\n")[:-2]
+    fields = {name.lower(): value.strip() for name, _, value in (each.partition(":") for each in lines)}
+    size = 0 if method == "HEAD" else int(fields["content-length"])
+    return Answered(int(line.split()[1]), fields, read(sock, size))
+
+
+def ask(client: socket.socket, server: socket.socket, text: bytes = GET) -> None:
+    """Let a request arrive."""
+    client.sendall(text)
+    assert read(server, len(text)) == text
+
+
+def answer(client: socket.socket, server: socket.socket, text: bytes = OK) -> None:
+    """Let a response arrive."""
+    server.sendall(text)
+    assert read(client, len(text)) == text
+
+
+def exchange(client: socket.socket, server: socket.socket, asked: bytes = GET, answered: bytes = OK) -> None:
+    ask(client, server, asked)
+    answer(client, server, answered)
+
+
+class HttpService(Service):
+    """A service that understands requests. They are passed on as they are, unless the policy says otherwise."""
+
+    def route(self, generation: int = 1, *backends: Listener, **policy: Any) -> dict[int, int]:
+        return super().route(generation, *backends, **{"http": wire.Http(forwarded="off"), **policy})
+
+    def route_nowhere(self, generation: int = 1, **policy: Any) -> dict[int, int]:
+        """A policy without endpoints."""
+        return self.control.route("web", generation, **{"http": wire.Http(forwarded="off"), **policy})
+
+    def end(self) -> dict[int, int]:
+        """No generation is to come any more."""
+        return self.route_nowhere(0)
+
+    def asked(
+        self, text: bytes = GET, backend: Listener | None = None, **options: Any
+    ) -> tuple[socket.socket, socket.socket]:
+        """A new client whose first request has arrived, and the backend's end."""
+        client = self.client(**options)
+        client.sendall(text)
+        server = self.keep((backend or self.backend).accept())
+        assert read(server, len(text)) == text
+        return client, server
+
+    def pair(self, backend: Listener | None = None, **options: Any) -> tuple[socket.socket, socket.socket]:
+        """A client whose first request was answered, and the backend's end of its kept connection."""
+        client, server = self.asked(backend=backend, **options)
+        answer(client, server)
+        return client, server
+
+    def seeking(self, text: bytes = GET, **options: Any) -> socket.socket:
+        """A new client whose request waits: the service is held, paused, or has no backend."""
+        before = self.control.counts("web").waiting
+        client = self.client(**options)
+        client.sendall(text)
+        self.control.counts_when("web", lambda counts: counts.waiting > before)
+        return client
+
+    def flushing(self, text: bytes) -> tuple[socket.socket, socket.socket]:
+        """A client that has not taken all of a response (of up to 300,000 bytes), which is complete in the worker.
+
+        The service's public listener has to be a Unix socket: the kernel keeps a fixed 208 KiB for those.
+        """
+        client, server = self.asked()
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        self.worker.freeze()
+        server.sendall(text)
+        self.worker.thaw()
+        counts = self.control.counts_when(
+            "web", lambda counts: sum(each.requests.get("200", 0) for each in counts.generations.values()) > 0
+        )
+        assert any(each.sent_client < each.received_backend for each in counts.generations.values()), (
+            "nothing is pending"
+        )
+        return client, server

@@ -1,39 +1,44 @@
-"""The demo's clients: one short connection after another, and every answer looked at."""
+"""The demo's clients: each keeps one connection for all its requests, and looks at every answer."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import count
 from math import inf
+from typing import TYPE_CHECKING
 
 import trio
 
-_PATIENCE = 10.0  # seconds for a short request
-_PAUSE = 0.01  # seconds between a client's requests: a demo need not heat the room
+from proxy.cli.demo.connection import Answer, Connection, FailedError
 
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
 
-class FailedError(Exception):
-    """A request that was refused, reset, cut off, too late, or answered with an error."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """`began` is in trio's time; `seconds` from then to the last byte."""
-
-    version: str
-    began: float
-    seconds: float
+_PAUSE = 0.015  # seconds between a client's requests: a demo need not heat the room
 
 
 @dataclass
 class Load:
-    """Runs `clients` clients until `stop`; a request that is under way then is finished first."""
+    """`readers` clients that GET and `buyers` that POST, until `stop`; what is under way then is finished."""
 
     port: int
-    clients: int = 8
+    readers: int = 8
+    buyers: int = 8
     answers: list[Answer] = field(default_factory=list)
     failures: Counter[str] = field(default_factory=Counter)
+    orders: list[str] = field(default_factory=list)
+    """The ids of the POSTs that were sent, answered or not."""
+    reopened: int = 0
+    still_open: int = 0
+    """At the end: connections that are the first ones of their clients."""
+    on_both: int = 0
+    """Those of them on which more than one version has answered."""
     _stopped: bool = False
+
+    @property
+    def clients(self) -> int:
+        return self.readers + self.buyers
 
     @property
     def sent(self) -> int:
@@ -45,8 +50,10 @@ class Load:
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
-            for _ in range(self.clients):
-                nursery.start_soon(self._client)
+            for number in range(self.readers):
+                nursery.start_soon(self._client, f"reader-{number}", self._read)
+            for number in range(self.buyers):
+                nursery.start_soon(self._client, f"buyer-{number}", self._buy)
 
     def stop(self) -> None:
         self._stopped = True
@@ -55,40 +62,31 @@ class Load:
         """Which version gave how many of the answers to requests that began in this span."""
         return Counter(answer.version for answer in self.answers if since <= answer.began < until)
 
-    async def _client(self) -> None:
-        while not self._stopped:
-            try:
-                self.answers.append(await fetch(self.port))
-            except FailedError as error:
-                self.failures[str(error)] += 1
-            await trio.sleep(_PAUSE)
+    async def _client(self, name: str, ask: Callable[[Connection, str], Awaitable[Answer]]) -> None:
+        connection = Connection(self.port)
+        versions = set()
+        try:
+            for number in count(1):
+                reopened = connection.reopened
+                try:
+                    answer = await ask(connection, f"{name}-{number}")
+                    versions.add(answer.version)
+                    self.answers.append(answer)
+                except FailedError as error:
+                    self.failures[str(error)] += 1
+                self.reopened += connection.reopened - reopened
+                if self._stopped:
+                    break
+                await trio.sleep(_PAUSE)
+            if connection.is_open and not connection.reopened:
+                self.still_open += 1
+                self.on_both += len(versions) > 1
+        finally:
+            connection.close()
 
+    async def _read(self, connection: Connection, _: str) -> Answer:
+        return await connection.ask("GET", "/")
 
-async def fetch(port: int, path: str = "/", *, patience: float = _PATIENCE) -> Answer:
-    """One request on a connection of its own. Raises FailedError."""
-    began = trio.current_time()
-    try:
-        with trio.fail_after(patience), trio.socket.socket() as connection:
-            await connection.connect(("127.0.0.1", port))
-            stream = trio.SocketStream(connection)
-            await stream.send_all(f"GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n".encode())
-            content = b"".join([piece async for piece in stream])
-    except trio.TooSlowError:
-        raise FailedError(f"no answer within {patience:g} s") from None
-    except (OSError, trio.BrokenResourceError) as error:
-        raise FailedError(str(error.__cause__ or error)) from error
-    return Answer(_version(content), began, trio.current_time() - began)
-
-
-def _version(content: bytes) -> str:
-    """The version that a whole, good answer names."""
-    head, end_of_head, body = content.partition(b"\r\n\r\n")
-    if not end_of_head:
-        raise FailedError(f"cut off after {len(content)} bytes")
-    status, *lines = head.decode("latin-1").split("\r\n")
-    headers = dict(line.split(": ", 1) for line in lines)
-    if " 200 " not in status:
-        raise FailedError(f"answered with {status!r}")
-    if len(body) != int(headers["Content-Length"]):
-        raise FailedError(f"cut off after {len(content)} bytes")
-    return headers["X-Version"]
+    async def _buy(self, connection: Connection, order: str) -> Answer:
+        self.orders.append(order)
+        return await connection.ask("POST", "/orders", order.encode())

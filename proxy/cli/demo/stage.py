@@ -24,29 +24,33 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
 _PROXYCTL = (sys.executable, "-P", "-m", "proxy.cli")
-_BACKEND = (sys.executable, "-P", "-m", "proxy.cli.demo.backend", "--port", "{port}")
+_BACKEND = (sys.executable, "-P", "-m", "proxy.cli.demo.backend", "--port", "{port}", "--orders")
+PROTOCOL = "http"
+DEADLINE = "30s"  # of a drain
 _START_LIMIT = 30.0
 _STOP_LIMIT = 15.0  # seconds from the second signal on, when nothing waits for connections any more
 
 
 class Stage:
-    """`port` is the public one. `keep`: leave everything as it is at the end."""
+    """`port` is the public one; backends note POSTs in `orders`. `keep`: leave everything as it is at the end."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="proxyctl-demo-"))
         self.socket = self.folder / "control.sock"
+        self.orders = self.folder / "orders.txt"
         self.port = 0
         self.keep = False
+        self._client = Client(Where(self.socket, "the demo"))
         self._process: trio.Process | None = None
 
     @property
     def backend_command(self) -> str:
-        return shlex.join(_BACKEND).replace("'{port}'", "{port}")
+        return shlex.join(self._backend).replace("'{port}'", "{port}")
 
     async def start(self) -> None:
         """Start the proxy, and wait until the first version serves. Raises ProxyError."""
         config = self.folder / "proxy.toml"
-        config.write_text(_config(self.folder))
+        config.write_text(self._config())
         with self._log.open("wb") as log:
             self._process = await trio.lowlevel.open_process(
                 [*_PROXYCTL, "--socket", str(self.socket), "run", str(config)],
@@ -56,17 +60,17 @@ class Stage:
                 start_new_session=True,
                 cwd=self.folder,
             )
-        client = Client(Where(self.socket, "the demo"))
         with trio.move_on_after(_START_LIMIT):
             while self._process.poll() is None:
                 # Before it answers, the proxy has no event for others to wait on.
                 with suppress(NotRunningError):
-                    service = client.get("/v1/services/demo")
+                    service = self._client.get("/v1/services/demo")
                     if service["state"] == "serving":
                         self.port = int(service["listen"][0].rpartition(":")[2])
                         return
                 await trio.sleep(0.02)
-        raise ProxyError("the demo's proxy does not serve", hint=self._log.read_text(errors="replace")[-2000:])
+        last = self._log.read_text(errors="replace").splitlines()[-20:]
+        raise ProxyError("the demo's proxy does not serve", hint="\n".join(last))
 
     async def proxyctl(self, *arguments: str, on_line: Callable[[str], None]) -> None:
         """Run a verb against the proxy; each line that it prints is handed on as it comes."""
@@ -99,6 +103,10 @@ class Stage:
         result: dict[str, Any] = json.loads(lines[-1])
         return result
 
+    async def metrics(self) -> str:
+        """The proxy's page of metrics. Raises ProxyError."""
+        return await trio.to_thread.run_sync(lambda: b"".join(self._client.pieces("/metrics")).decode())
+
     async def stop(self, *, on_line: Callable[[str], None]) -> None:
         """`proxyctl stop`, and wait until the proxy is gone."""
         await self.proxyctl("stop", on_line=on_line)
@@ -121,6 +129,21 @@ class Stage:
         process.kill()
         await process.wait()
 
+    def _config(self) -> str:
+        version = f"command = {json.dumps(self._backend)}\n"
+        return (
+            f"state_dir = {json.dumps(str(self.folder / 'state'))}\n"
+            '[services.demo]\nlisten = "127.0.0.1:0"\nactive = "v1"\n'
+            f"protocol = {json.dumps(PROTOCOL)}\n"
+            '[services.demo.health]\ntype = "http"\n'
+            f"[services.demo.drain]\ndeadline = {json.dumps(DEADLINE)}\n"
+            f"[services.demo.versions.v1]\n{version}[services.demo.versions.v2]\n{version}"
+        )
+
+    @property
+    def _backend(self) -> list[str]:
+        return [*_BACKEND, str(self.orders)]
+
     @property
     def _log(self) -> Path:
         return self.folder / "proxy.log"
@@ -139,16 +162,6 @@ async def stage() -> AsyncIterator[Stage]:
     finally:
         if not scene.keep:
             await scene.close()
-
-
-def _config(folder: Path) -> str:
-    version = f"command = {json.dumps(_BACKEND)}\n"
-    return (
-        f"state_dir = {json.dumps(str(folder / 'state'))}\n"
-        '[services.demo]\nlisten = "127.0.0.1:0"\nactive = "v1"\n'
-        '[services.demo.health]\ntype = "http"\n'
-        f"[services.demo.versions.v1]\n{version}[services.demo.versions.v2]\n{version}"
-    )
 
 
 async def _read_lines(stream: trio.abc.ReceiveStream, take: Callable[[str], None]) -> None:

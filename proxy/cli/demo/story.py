@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
-import sys
 from functools import partial
-from pathlib import Path
+from math import inf
 from typing import TYPE_CHECKING
 
 import click
 import trio
 
 from proxy.cli import complain
-from proxy.cli.demo.backend import SLOW
-from proxy.cli.demo.clients import FailedError, Load, fetch
+from proxy.cli.demo import figures, orders
+from proxy.cli.demo.chat import Chat
+from proxy.cli.demo.clients import Load
+from proxy.cli.demo.download import Download
+from proxy.cli.demo.epilogue import after, while_it_runs
+from proxy.cli.demo.narrator import Narrator
 from proxy.cli.demo.stage import stage
 from proxy.cli.demo.summary import Summary, Swap
-from proxy.cli.terminal import paint, took
+from proxy.cli.terminal import took
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from proxy.cli.demo.stage import Stage
 
-_SCENE = 1.5  # seconds between two events, to see them
+_SCENE = 1.0  # seconds between two events, to see them
+_GOODBYE = 0.5  # seconds from the end of the download to that of the websocket
 
 
 def tell(*, keep: bool) -> int:
@@ -64,98 +67,102 @@ class Story:
     def __init__(self, scene: Stage) -> None:
         self._scene = scene
         self._load = Load(scene.port)
-        self._summary = Summary(self._load)
-        self._began = trio.current_time()
+        self._chat = Chat(scene.port)
+        self._download = Download(scene.port)
+        self._swaps: list[Swap] = []
+        self._narrator = Narrator()
 
     async def tell(self, *, keep: bool) -> int:
         """Tell it all; returns the exit code."""
-        self._say(f"a proxy serves v1 of a small web server on http://127.0.0.1:{self._scene.port}")
-        self._say(f"{self._load.clients} clients begin: one short connection after another")
-        async with trio.open_nursery() as reports:
-            reports.start_soon(self._report)
-            await self._act()
-            reports.cancel_scope.cancel()
+        load, say = self._load, self._narrator.say
+        say(f'a proxy serves v1 of a small web server on http://127.0.0.1:{self._scene.port}, with protocol = "http"')
+        say(f"{load.readers} clients begin to GET and {load.buyers} to POST, each on one connection that it keeps")
+        try:
+            async with trio.open_nursery() as reports:
+                reports.start_soon(self._report)
+                await self._act()
+                reports.cancel_scope.cancel()
+        finally:
+            self._narrator.finish()
+        summary = Summary(
+            load,
+            self._chat,
+            self._download,
+            orders.balance(self._scene.orders, load.orders),
+            figures.read(await self._scene.metrics()),
+            self._swaps,
+        )
         if not keep:
-            self._say(paint("$ proxyctl stop", "bold"))
-            await self._scene.stop(on_line=self._quote)
-        click.echo("\n".join(["", "Summary", *self._summary.lines()]))
-        if keep:
-            click.echo("\n".join(["", *_to_try(self._scene)]))
-        return 1 if self._summary.faults else 0
+            self._narrator.ask("proxyctl stop")
+            await self._scene.stop(on_line=self._narrator.quote)
+        closing = while_it_runs(self._scene) if keep else after()
+        click.echo("\n".join(["", "Summary", *summary.lines(), "", *closing]))
+        return 1 if summary.faults else 0
 
     async def _act(self) -> None:
         async with trio.open_nursery() as clients:
             clients.start_soon(self._load.run)
             await trio.sleep(_SCENE)
-            clients.start_soon(self._send_slow_request)
-            await trio.sleep(_SCENE / 3)
-            await self._swap("v2")
+            for version in ("v2", "v1"):
+                await self._swap(version)
+                await trio.sleep(_SCENE)
+            await self._swap_amid_long_ones("v2")
             await trio.sleep(_SCENE)
             await self._swap("v1")
             await trio.sleep(_SCENE)
             self._load.stop()
 
-    async def _swap(self, version: str) -> None:
-        self._say(paint(f"$ proxyctl swap {version}", "bold"))
-        swap = Swap(asked=trio.current_time())
+    async def _swap(self, version: str, *, is_long: bool = False, on_switch: Callable[[], None] = lambda: None) -> None:
+        """`on_switch` is called when the switch has been reported, and at the end."""
+        self._narrator.ask(f"proxyctl swap {version}")
+        swap = Swap(asked=trio.current_time(), is_long=is_long)
 
         def heard(line: str) -> None:
             if line.startswith("switch "):
                 swap.switched = trio.current_time()
-            self._quote(line)
+                on_switch()
+            self._narrator.quote(line)
 
         swap.result = await self._scene.swap(version, on_line=heard)
-        self._summary.swaps.append(swap)
+        self._swaps.append(swap)
+        on_switch()
 
-    async def _send_slow_request(self) -> None:
-        self._say(f"a slow request begins; it takes {SLOW:g} seconds to answer")
-        try:
-            answer = await fetch(self._scene.port, "/slow", patience=30)
-        except FailedError as error:
-            self._summary.slow = str(error)
-            self._say(paint(f"the slow request failed: {error}", "red"))
+    async def _swap_amid_long_ones(self, version: str) -> None:
+        """The swap waits in its drain for the websocket and the download, which begin before it."""
+        # Where a start takes long, a download of fixed length could be over before the switch.
+        starts = [swap.switched - swap.asked for swap in self._swaps if swap.switched < inf]
+        seconds = 3 + 2 * max(starts, default=1)
+        switched = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._chat.run)
+            await self._chat.under_way.wait()
+            self._narrator.say(f"a websocket is open with {self._chat.version or 'nobody'}")
+            nursery.start_soon(self._watch_download, seconds, switched)
+            await self._download.under_way.wait()
+            await self._swap(version, is_long=True, on_switch=switched.set)
+
+    async def _watch_download(self, seconds: float, switched: trio.Event) -> None:
+        download, say = self._download, self._narrator.say
+        say(f"a download begins, which takes {seconds:.1f} seconds")
+        await download.run(seconds)
+        if download.failure:
+            say(f"the download failed: {download.failure}", "red")
         else:
-            self._summary.slow = answer
-            self._say(f"the slow request is answered, by {answer.version}, after {took(answer.seconds)}")
+            say(f"the download is complete, from {download.version}, after {took(download.ended - download.began)}")
+        await switched.wait()
+        await trio.sleep(_GOODBYE)
+        self._chat.stop()
+        say("the websocket's client says goodbye")
 
     async def _report(self) -> None:
-        """Each second, which versions answered in it."""
-        since = trio.current_time()
+        """How it goes, and which versions have answered in the last second."""
+        load = self._load
         while True:
-            await trio.sleep(1)
-            now = trio.current_time()
-            shares = ", ".join(f"{name} {count}" for name, count in sorted(self._load.versions(since=since).items()))
-            since = now
-            failed = self._load.failed
-            failures = paint(f"{failed} failed", "red" if failed else "green")
-            self._say(f"{self._load.sent:>5,} requests, {failures}; in this second: {shares or 'none'}")
-
-    def _quote(self, line: str) -> None:
-        self._say(paint(f"    {line}", "dim"))
-
-    def _say(self, text: str) -> None:
-        click.echo(f"{trio.current_time() - self._began:5.1f}s  {text}")
-
-
-def _to_try(scene: Stage) -> list[str]:
-    proxyctl = f"{_program()} --socket {scene.socket}"
-    return [
-        "The proxy goes on. To try:",
-        f"  curl http://127.0.0.1:{scene.port}/",
-        f"  {proxyctl} status",
-        f"  {proxyctl} swap v2",
-        f"  {proxyctl} rollback",
-        f'  {proxyctl} swap v3 --command "{scene.backend_command}"',
-        f"  {proxyctl} history",
-        f"  curl --unix-socket {scene.socket} http://localhost/metrics",
-        "To end it, and remove its folder:",
-        f"  {proxyctl} stop && rm -r {scene.folder}",
-    ]
-
-
-def _program() -> str:
-    """What to type to get this program again."""
-    if shutil.which("proxyctl"):
-        return "proxyctl"
-    started = Path(sys.argv[0]).absolute()
-    return str(started) if started.name == "proxyctl" else f"{sys.executable} -m proxy.cli"
+            await trio.sleep(self._narrator.tick)
+            shares = load.versions(since=trio.current_time() - 1)
+            answered = ", ".join(f"{name} {count}" for name, count in sorted(shares.items()))
+            self._narrator.stand(
+                f"{load.sent:>6,} requests, {load.failed} failed, {load.reopened} connections reopened; "
+                f"in this second: {answered or 'none'}",
+                "red" if load.failed or load.reopened else "green",
+            )

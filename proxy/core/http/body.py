@@ -14,6 +14,7 @@ from proxy.core.http.head import CHUNKED, LIMIT, UNTIL_CLOSE, HeadError, names_o
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]{0,16};[\t\x20-\x7e\x80-\xff]{0,4096})?\r\n")
 _BEGUN_SIZE = re.compile(rb"(?:[0-9A-Fa-f]{1,15}(?:[ \t]{0,16}|[ \t]{0,16};[\t\x20-\x7e\x80-\xff]{0,4096})\r?)?")
 _LONGEST_SIZE = 4200
+BARE: Final = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)")  # what some read as the end of a line, and some do not
 _FRAMING = frozenset({b"content-length", b"transfer-encoding", b"host", b"trailer"})  # RFC 9110, 6.5.1
 
 
@@ -123,12 +124,15 @@ class Chunked:
         block, before = self._line(data, LIMIT)
         if block.startswith(b"\r\n"):
             end = 2
-        elif (found := block.find(b"\r\n\r\n")) >= 0:
+        elif (found := block.find(b"\r\n\r\n", max(0, before - 3))) >= 0:
             end = found + 4
             if names_of_trailers(block[:end]) & _FRAMING:
                 raise HeadError("framing fields in a trailer section")
         elif len(block) >= LIMIT:
             raise HeadError("a trailer section of more than 64 KiB")
+        elif BARE.search(block, max(0, before - 1)):
+            # At once: the backend may take it for the end, and what follows for another request.
+            raise HeadError("a bare CR or LF in a trailer section")
         else:
             self._begun = block
             return len(block) - before

@@ -38,14 +38,14 @@ class Forwarding:
         if mode not in MODES:
             raise ValueError(f"not a way to forward: {mode!r}")
         self._mode = mode
-        self._request_id = request_id
+        self.is_unique = request_id  # the same head is rewritten in another way each time
 
     def rewrite(self, head: RequestHead, client: str) -> bytes:
         """Return the head to send; bytes that are not said to change stay as they are, and in their order.
 
         `client` is an IP address, or "" where there is none to tell (a Unix socket).
         """
-        added = _request_id() if self._request_id and not head.has_request_id else b""
+        added = _request_id() if self.is_unique and not head.has_request_id else b""
         if self._mode == OFF:
             return head.raw[:-2] + added + b"\r\n" if added else head.raw
         if head.has_claims:

@@ -32,7 +32,7 @@ _LONGEST_REMEMBERED = 2048
 
 # No other white space, no other version; what is sent beyond ASCII in a target is the backend's to judge.
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}) ([\x21-\x7e\x80-\xff]+) HTTP/1\.([01])\r\n")
-_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [^\r\n]*)?\r\n")
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [\t\x20-\x7e\x80-\xff]*)?\r\n")
 # The fields that matter here; most do not, and are not even cut out. Names are lower-case by then.
 _RELEVANT = re.compile(
     rb"\n(?:(content[-_]length|transfer[-_]encoding|connection|upgrade|host|accept|x-request-id)"
@@ -81,7 +81,6 @@ class RequestHead:
         self.target = target
         self.minor = minor
         self.is_connect = method == "CONNECT"
-        self.is_usual = method not in {"HEAD", "CONNECT"}  # its response has the body that it says
         self.is_idempotent = method in _IDEMPOTENT
         self.host = values.get(b"host", b"")
         self.accept = values.get(b"accept", b"")
@@ -102,6 +101,8 @@ class RequestHead:
             self.has_claims = self.has_claims or any(
                 option.replace(b"_", b"-").startswith(CLAIMS) for option in options
             )
+        # Its response has the body that the response says, and more may follow.
+        self.is_usual = self.keep_alive and method not in {"HEAD", "CONNECT"}
 
 
 class ResponseHead:
@@ -125,7 +126,8 @@ class ResponseHead:
         self.keep_alive = minor > 0
         if self.has_connection:
             options = _options(values)
-            self.keep_alive = b"close" not in options and (minor > 0 or b"keep-alive" in options)
+            # A Transfer-Encoding in HTTP/1.0 is not to be trusted with more than one message (RFC 9112, 6.1).
+            self.keep_alive = b"close" not in options and (minor > 0 or (b"keep-alive" in options and not coding))
         self.is_usual = self.keep_alive and self.length >= 0  # its end is known from the start, and more may follow
 
 

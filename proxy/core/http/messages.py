@@ -2,6 +2,7 @@
 
 Both are fed with `take(data)`, which returns how many of these bytes belong to the present message: first those of its
 head, then, in further calls, those of its body. Bytes behind a complete message are not taken; `next` begins another.
+As long as a head is not complete, all of `data` is taken.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from proxy.core.http.body import Body
 
 _END = b"\r\n\r\n"
-_BARE = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)")
 _EMPTY_LINES = re.compile(rb"(?:\r\n)*")
 
 
@@ -50,7 +50,7 @@ class Requests:
             # Nearly always a whole head is there at once.
             end += 4
             return self._read(text if end == len(text) else text[:end], end)
-        return self._gather(text)
+        return self._gather(data)
 
     def next(self) -> None:
         """Begin with the next request, once the present one is complete."""
@@ -61,28 +61,30 @@ class Requests:
         self.head = head
         self.body = body.NOTHING
 
-    def _gather(self, text: bytes) -> int:
+    def _gather(self, data: memoryview) -> int:
         """Add to a head that comes in pieces, or behind empty lines: an old client's mistake (RFC 9112, 2.2)."""
-        before = len(self.begun)
-        text = self.begun + text
+        before = checked = len(self.begun)
+        text = self.begun + bytes(data[: LIMIT - before])
         lead = _EMPTY_LINES.match(text).end()  # type: ignore[union-attr]  # it matches anything
         end = text.find(_END, max(lead, before - 3))
-        if 0 <= end <= lead + LIMIT - 4:
+        if end >= 0:
             return self._read(text[lead : end + 4], end + 4 - before)
         self.begun = text
+        taken = len(text) - before
         if self._is_first:
-            opening = judge(text)
+            opening = judge(text, before)
             self.is_foreign = opening is Opening.OTHER
-            self._is_first = opening is not Opening.HTTP1
-            if self._is_first:
-                return len(text) - before
-        elif lead == len(text):
-            self.begun = b""
-        if _BARE.search(text, max(lead, before - 1)):
+            if opening is not Opening.HTTP1:
+                return taken
+            self._is_first = False
+            checked = 0
+        if body.BARE.search(text, max(lead, checked - 1)):
             raise HeadError("a bare CR or LF in a head")
-        if len(text) >= LIMIT:
+        if len(text) - lead >= LIMIT:
             raise HeadError("a head of more than 64 KiB", 431)
-        return len(text) - before
+        self.begun = text[lead:]
+        # There may be more behind many empty lines.
+        return taken if taken == len(data) else taken + self.take(data[taken:])
 
     def _read(self, raw: bytes, taken: int) -> int:
         """Read a complete head, of which `taken` bytes are new."""
@@ -130,9 +132,11 @@ class Responses:
         text = bytes(data[:LIMIT])
         before = len(self.begun)
         if before:
-            text = self.begun + text
-        end = text.find(_END) + 4
+            text = self.begun + text[: LIMIT - before]
+        end = text.find(_END, max(0, before - 3)) + 4
         if end < 4:
+            if body.BARE.search(text, max(0, before - 1)):
+                raise HeadError("a bare CR or LF in a head")
             if len(text) >= LIMIT:
                 raise HeadError("a head of more than 64 KiB")
             self.begun = text

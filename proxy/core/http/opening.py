@@ -11,14 +11,16 @@ import re
 
 from proxy.core.http.head import LIMIT
 
+_MOST_WHITE = 1024  # bytes before anything else
 _WHITE = b" \t\r\n\x0b\x0c"
-_METHODS = (
-    b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"CONNECT", b"OPTIONS", b"TRACE", b"PATCH",
-)  # fmt: skip
 _NAME = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}"
 _BEGUN_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{0,64}")
-_BEGUN_LINE = re.compile(_NAME + rb"[ \t\x0b\x0c][^\x00-\x08\x0e-\x1f\x7f]*")
-_CLAIMS_HTTP = re.compile(_NAME + rb"[ \t\x0b\x0c].*HTTP/", re.IGNORECASE | re.DOTALL)
+_BEGUN_LINE = re.compile(_NAME + rb"[ \t\r\x0b\x0c]")
+_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
+# There are servers that split a line at whatever their language calls white space, and that take any word for a method.
+_SPACE = rb"[\s\x1c-\x1f\x85\xa0]"
+_BEGUN_REQUEST = re.compile(rb"[A-Z][A-Z-]{2,63}" + _SPACE)
+_CLAIMS_HTTP = re.compile(_NAME + _SPACE + rb".*HTTP/", re.IGNORECASE | re.DOTALL)
 _PREFACE = b"PRI * HTTP/2.0\r\n"  # RFC 9113, 3.4
 
 
@@ -28,20 +30,23 @@ class Opening(enum.Enum):
     UNDECIDED = enum.auto()
 
 
-def judge(data: bytes) -> Opening:
-    """Say what these first bytes of a connection begin."""
+def judge(data: bytes, seen: int = 0) -> Opening:
+    """Say what these first bytes of a connection begin. The first `seen` of them alone were undecided."""
+    data = data[:LIMIT]
     text = data.lstrip(_WHITE)
-    line, newline, _ = text[:LIMIT].partition(b"\n")
-    if data.startswith(_PREFACE):
+    white = len(data) - len(text)
+    if white >= _MOST_WHITE:
+        return Opening.HTTP1
+    if text.startswith(_PREFACE):
+        return Opening.OTHER
+    line, newline, _ = text.partition(b"\n")
+    is_short = _BEGUN_NAME.fullmatch(line) is not None
+    is_request = _BEGUN_REQUEST.match(line) is not None
+    is_text = _BEGUN_LINE.match(line) is not None and not _CONTROL.search(line, max(0, seen - white))
+    if not (is_short or is_request or is_text):
         return Opening.OTHER
     if newline:
         return Opening.HTTP1 if _CLAIMS_HTTP.match(line) else Opening.OTHER
-    if len(text) >= LIMIT:
-        return Opening.HTTP1 if _has_known_method(line) else Opening.OTHER
-    if _BEGUN_NAME.fullmatch(line) or _BEGUN_LINE.fullmatch(line) or _has_known_method(line):
+    if len(data) < LIMIT:
         return Opening.UNDECIDED
-    return Opening.OTHER
-
-
-def _has_known_method(line: bytes) -> bool:
-    return any(line.startswith(method) and line[len(method) : len(method) + 1] in _WHITE for method in _METHODS)
+    return Opening.HTTP1 if is_request else Opening.OTHER
