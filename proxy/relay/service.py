@@ -300,7 +300,7 @@ class Service:
         for client in list(self.waiting):
             client.end()
         for http_client in list(self.http_clients):
-            http_client.close()
+            http_client.expel()
 
     def counts(self) -> Iterator[Counts]:
         """Everything counted, in as many parts as it takes for each to fit into a message."""

@@ -128,7 +128,8 @@ class ResponseHead:
             options = _options(values)
             # A Transfer-Encoding in HTTP/1.0 is not to be trusted with more than one message (RFC 9112, 6.1).
             self.keep_alive = b"close" not in options and (minor > 0 or (b"keep-alive" in options and not coding))
-        self.is_usual = self.keep_alive and self.length >= 0  # its end is known from the start, and more may follow
+        # It ends where its length says (RFC 9112, 6.3), and more may follow.
+        self.is_usual = self.keep_alive and self.length >= 0 and status >= 200 and status not in {204, 304}
 
 
 def _relevant(raw: bytes) -> dict[bytes, bytes]:

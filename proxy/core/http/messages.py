@@ -56,8 +56,9 @@ class Requests:
         """Begin with the next request, once the present one is complete."""
         self.head = self.body = None
 
-    def repeat(self, head: RequestHead) -> None:
-        """Take a complete request without a body that was read already."""
+    def came_whole(self, head: RequestHead) -> None:
+        """The present request was taken by somebody else, who had all of it."""
+        self._is_first = False
         self.head = head
         self.body = body.NOTHING
 

@@ -13,14 +13,16 @@ from proxy.core.http.head import LIMIT
 
 _MOST_WHITE = 1024  # bytes before anything else
 _WHITE = b" \t\r\n\x0b\x0c"
-_NAME = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}"
-_BEGUN_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{0,64}")
+_NAME = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_BEGUN_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]*")
 _BEGUN_LINE = re.compile(_NAME + rb"[ \t\r\x0b\x0c]")
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
 # There are servers that split a line at whatever their language calls white space, and that take any word for a method.
 _SPACE = rb"[\s\x1c-\x1f\x85\xa0]"
 _BEGUN_REQUEST = re.compile(rb"[A-Z][A-Z-]{2,63}" + _SPACE)
-_CLAIMS_HTTP = re.compile(_NAME + _SPACE + rb".*HTTP/", re.IGNORECASE | re.DOTALL)
+# llhttp, and so Node, takes requests of RTSP and ICE too; others read fields and more behind one without a version.
+_CLAIMS_HTTP = re.compile(_NAME + _SPACE + rb".*(?:HTTP|RTSP|ICE)/", re.IGNORECASE | re.DOTALL)
+_USES_HTTP = re.compile(rb"(?:GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH)" + _SPACE + rb"+[^\s]")
 _PREFACE = b"PRI * HTTP/2.0\r\n"  # RFC 9113, 3.4
 
 
@@ -46,7 +48,5 @@ def judge(data: bytes, seen: int = 0) -> Opening:
     if not (is_short or is_request or is_text):
         return Opening.OTHER
     if newline:
-        return Opening.HTTP1 if _CLAIMS_HTTP.match(line) else Opening.OTHER
-    if len(data) < LIMIT:
-        return Opening.UNDECIDED
-    return Opening.HTTP1 if is_request else Opening.OTHER
+        return Opening.HTTP1 if _CLAIMS_HTTP.match(line) or _USES_HTTP.match(line) else Opening.OTHER
+    return Opening.UNDECIDED if len(data) < LIMIT else Opening.HTTP1
