@@ -179,7 +179,10 @@ class Engine:
             log.exception("a timer failed")
 
     def _serve_ready(self) -> None:
-        for _ in range(min(SERVED, len(self.ready))):
+        until = self.now + TURN  # what one of them has may take long to look at
+        for served in range(min(SERVED, len(self.ready))):
+            if served and time.monotonic() >= until:
+                return
             reader = self.ready.popleft()
             try:
                 reader.on_ready(READS)

@@ -47,8 +47,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+KNOWN = 2048  # bytes of a head that is remembered
 HELD = 64 * 1024  # bytes of a request that are kept in case it has to be sent again
-LINGER = 2.0  # seconds
+LINGER = 5.0  # seconds without a byte
+LONGEST_LINGER = 30.0
 
 HEAD: Final = 0
 SEEKING: Final = 1
@@ -147,6 +149,8 @@ class HttpClient:
             if self.service.idle_timeout:
                 self.watch_idle()
             self._pump(1)
+            if self.service.is_ending:
+                self.service_ends()
         except Exception as error:  # noqa: BLE001  # whatever it is, it is this client's alone
             self.fail(error)
 
@@ -186,8 +190,17 @@ class HttpClient:
             self._is_queued = True
             self.engine.ready.append(self)
 
-    def read_on(self) -> None:
-        """There is room for the request's body again."""
+    def on_room(self) -> None:
+        """The backend has taken everything that was sent of the request."""
+        if self._state != BUSY or self.upstream is None:
+            return
+        if not self._requests.is_complete:
+            self._read_on()
+        elif not self.is_owed:
+            self._complete(self.upstream, is_excess=False)
+
+    def _read_on(self) -> None:
+        """There is room for the request's body."""
         if self._unread or self._reads_on:
             self._enqueue()
 
@@ -294,7 +307,7 @@ class HttpClient:
             upstream.broke()
             return False
         if requests.is_complete:
-            if not self.is_owed:
+            if not self.is_owed and not upstream.pending:
                 self._complete(upstream, is_excess=False)
             elif self._reads_on:
                 self._look_for_end()
@@ -314,7 +327,7 @@ class HttpClient:
         if self._state != BUSY or self._has_ended or self._behind or not self._requests.is_complete:
             return
         try:
-            if self._receive(self.engine.view, 1, MSG_DONTWAIT | MSG_PEEK):
+            if self._sock.recv(1, MSG_DONTWAIT | MSG_PEEK):
                 return
         except OSError:
             return
@@ -325,7 +338,13 @@ class HttpClient:
     @property
     def has_asked(self) -> bool:
         """Whether a request is in flight of which everything was read, and nothing was answered yet."""
-        return self._state == BUSY and self._requests.is_complete and not self._closes and not self.pending
+        return (
+            self._state == BUSY
+            and self._requests.is_complete
+            and not self._closes
+            and not self.pending
+            and not self.service.is_ending
+        )
 
     def _ask_at_once(self, text: bytes) -> bool:
         """Send a request that came whole, if the way is clear; return whether that was so.
@@ -358,10 +377,13 @@ class HttpClient:
                 return False
             if len(text) != end + head.length:
                 return False
-            self._rewrite(head)
+            out = self._rewrite(head)
+        else:
+            out = self._known_out
         if not (head.is_idempotent or upstream.is_fresh()):
             return False
-        out = self._known_out + text[len(head.raw) :] if head.length else self._known_out
+        if head.length:
+            out += text[len(head.raw) :]
         requests.came_whole(head)
         self._head = head
         self._started = self.engine.now
@@ -371,19 +393,21 @@ class HttpClient:
         self._send(upstream, head, out)
         return True
 
-    def _rewrite(self, head: RequestHead) -> None:
-        """Make what is to be sent for a head; the last one is kept, since clients repeat themselves."""
-        self._known_by = self.service.forwarding
-        self._known = head
-        self._known_out = self._known_by.rewrite(head, self.address)
+    def _rewrite(self, head: RequestHead) -> bytes:
+        """Return what is to be sent for a head; the last one is kept, since clients repeat themselves."""
+        forwarding = self.service.forwarding
+        out = forwarding.rewrite(head, self.address)
+        if len(out) <= KNOWN:
+            self._known, self._known_out, self._known_by = head, out, forwarding
+        return out
 
     def _begin(self, head: RequestHead, body: bytes) -> None:
         """A request has come, with the beginning of its body."""
         self._head = head
         self._started = self.engine.now
         self._sent = 0
-        self._rewrite(head)
-        self._held = self._known_out + body if body else self._known_out
+        out = self._rewrite(head)
+        self._held = out + body if body else out
         self._uncounted = len(head.raw) + len(body)
         if not self.resume():
             self._seek()
@@ -441,8 +465,13 @@ class HttpClient:
         """There is a connection to a backend. `mask` holds the events of its socket until now."""
         self._search = None
         self.let_go()
-        upstream = self.upstream = Upstream(self, attempt, mask)
-        upstream.policy = self.service.policy
+        try:
+            upstream = self.upstream = Upstream(self, attempt, mask)
+        except OSError:
+            attempt.withdraw()
+            self.engine.close(attempt.sock)
+            raise
+        upstream.policy = None if self.service.is_holding else self.service.policy
         head, out = self._head, self._held
         if head is None:
             self._become_tunnel(upstream, b"", out or b"")
@@ -483,7 +512,7 @@ class HttpClient:
         elif self._reads_on:
             self._look_for_end()
         if not self._requests.is_complete:
-            self.read_on()
+            self._read_on()
 
     # Responses
 
@@ -551,12 +580,19 @@ class HttpClient:
             return
         self.is_owed = False
         self._account(head.status, upstream)
+        request = self._head
         if needs_close or not head.keep_alive:
-            self._closes = True
+            self._closes = is_excess = True
+        elif request is not None and request.expects and not upstream.had_interim:
+            # Without a "100 Continue" the client may send the body or not (RFC 9110, 10.1.1).
+            is_excess = is_excess or not self._requests.is_complete
+        is_over = is_excess or upstream.reads_on
         if self._requests.is_complete:
-            self._complete(upstream, is_excess=is_excess)
-        elif self._closes or is_excess or upstream.reads_on:
+            if is_over or not upstream.pending:
+                self._complete(upstream, is_excess=is_excess)
+        elif is_over or self._has_ended:
             self.on_unasked()
+        # Else the backend still takes the rest of the request.
 
     def on_unasked(self) -> None:
         """The backend has closed, or says something that is no response to anything: it cannot be used any more."""
@@ -589,10 +625,13 @@ class HttpClient:
             return
         self._state = HEAD
         self._head = None
-        self._was_migrated = self._was_retried = False
+        self._held = b""
+        self._was_retried = False
         self._requests.next()
         if self._behind or self._unread or self._reads_on:
             self._enqueue()
+        if self.service.is_ending:
+            self.service_ends()
 
     def _finish(self) -> None:
         """Close after a response."""
@@ -607,15 +646,26 @@ class HttpClient:
             return
         self._state = LINGERING
         self._behind = b""
-        self._timer = self.engine.at(self.engine.now + LINGER, self.close)
+        self._started = self.last = self.engine.now
+        self._timer = self.engine.at(self.engine.now + LINGER, self._on_lingered)
         self._enqueue()
+
+    def _on_lingered(self) -> None:
+        until = min(self.last + LINGER, self._started + LONGEST_LINGER)
+        if until > self.engine.now:
+            self._timer = self.engine.at(until, self._on_lingered)
+        else:
+            self._timer = None
+            self.close()
 
     def last_words(self, head: ResponseHead) -> bytes:
         """Return the response's head as the client is to get it: a service that ends says so."""
-        if not self.service.is_ending or head.has_connection:
+        if not self.service.is_ending:
             return head.raw
         self._closes = True
-        return head.raw[:-2] + b"Connection: close\r\n\r\n"
+        lines = head.raw[:-4].split(b"\r\n")
+        kept = [line for line in lines if not line.lower().startswith(b"connection:")]
+        return b"\r\n".join([*kept, b"Connection: close", b"", b""])
 
     def backend_failed(self) -> None:
         """No response will come, or not all of it."""
@@ -765,6 +815,7 @@ class HttpClient:
                     migrated=self._was_migrated,
                 )
             )
+        self._was_migrated = False
 
     # Timers
 

@@ -104,8 +104,8 @@ class Upstream:
         self._responses = Responses()
         self._known: ResponseHead | None = None  # the last head of a response that came whole
         self._is_queued = False
-        self.generation.members.add(client)
         self.engine.watch(self.fd, self, STREAM)
+        self.generation.members.add(client)
         if mask & ~EPOLLOUT:
             self.enqueue()  # the edge of what it said is gone
 
@@ -121,7 +121,7 @@ class Upstream:
         if self.engine.now - self.idle_since > FRESH:
             return False
         try:
-            self._receive(self.engine.view, 1, MSG_DONTWAIT | MSG_PEEK)
+            self.sock.recv(1, MSG_DONTWAIT | MSG_PEEK)  # not into the shared buffer, where the request still is
         except BlockingIOError:
             return True
         except OSError:
@@ -172,7 +172,7 @@ class Upstream:
             self.pending = NOTHING
             if self.is_shut:
                 self.shut()
-            self.client.read_on()
+            self.client.on_room()
 
     def broke(self) -> None:
         """Nothing can be sent any more. What the backend said before that is still to be read: an early answer, say."""
@@ -272,6 +272,7 @@ class Upstream:
             or self.policy is not client.service.policy
             or responses.head is not None
             or responses.begun
+            or self.pending
             or not client.has_asked
         ):
             return False

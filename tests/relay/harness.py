@@ -459,6 +459,18 @@ class HttpService(Service):
         """A policy without endpoints."""
         return self.control.route("web", generation, **{"http": wire.Http(forwarded="off"), **policy})
 
+    def settle(self) -> None:
+        """Wait until the worker has handled what it was sent so far: it sees what it is asked here after that."""
+        for _ in range(3):  # what is ready to be read on waits for the next poll
+            self.control.counts("web")
+
+    def is_silent(self, sock: socket.socket) -> bool:
+        """Whether nothing comes of what the worker was sent so far."""
+        self.settle()
+        poll = select.poll()
+        poll.register(sock, select.POLLIN)
+        return not poll.poll(0)
+
     def end(self) -> dict[int, int]:
         """No generation is to come any more."""
         return self.route_nowhere(0)
@@ -487,20 +499,25 @@ class HttpService(Service):
         self.control.counts_when("web", lambda counts: counts.waiting > before)
         return client
 
-    def flushing(self, text: bytes) -> tuple[socket.socket, socket.socket]:
-        """A client that has not taken all of a response (of up to 300,000 bytes), which is complete in the worker.
+    def flushing(self) -> tuple[socket.socket, socket.socket, int]:
+        """A client that has not taken all of a response which is complete in the worker, and how much it has to take.
 
-        The service's public listener has to be a Unix socket: the kernel keeps a fixed 208 KiB for those.
+        It asks again and again, and does not read.
         """
-        client, server = self.asked()
-        server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-        self.worker.freeze()
-        server.sendall(text)
-        self.worker.thaw()
-        counts = self.control.counts_when(
-            "web", lambda counts: sum(each.requests.get("200", 0) for each in counts.generations.values()) > 0
-        )
-        assert any(each.sent_client < each.received_backend for each in counts.generations.values()), (
-            "nothing is pending"
-        )
-        return client, server
+        client = self.client(receive_buffer=4096)
+        client.sendall(GET)
+        server = self.keep(self.backend.accept())
+        size, text = 0, response(body=bytes(32_000))
+        counts = self.control.counts("web").generations[1]
+        while counts.received_backend == counts.sent_client:
+            if size:
+                client.sendall(GET)
+            assert read(server, len(GET)) == GET
+            server.sendall(text)
+            size += len(text)
+            counts = self.control.counts_when("web", lambda counts: _received(counts) == size).generations[1]  # noqa: B023
+        return client, server, size
+
+
+def _received(counts: wire.Counts) -> int:
+    return counts.generations[1].received_backend

@@ -8,12 +8,14 @@ from __future__ import annotations
 import re
 from typing import Final, Protocol
 
-from proxy.core.http.head import CHUNKED, LIMIT, UNTIL_CLOSE, HeadError, names_of_trailers
+from proxy.core.http.head import CHUNKED, CLAIMS, LIMIT, UNTIL_CLOSE, HeadError, names_of_trailers
 
 # A size of up to 15 digits stays below 2**60. Extensions are passed on, but not without end.
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]{0,16};[\t\x20-\x7e\x80-\xff]{0,4096})?\r\n")
 _BEGUN_SIZE = re.compile(rb"(?:[0-9A-Fa-f]{1,15}(?:[ \t]{0,16}|[ \t]{0,16};[\t\x20-\x7e\x80-\xff]{0,4096})\r?)?")
 _LONGEST_SIZE = 4200
+_NEXT_CHUNK = re.compile(rb"\r\n([1-9A-Fa-f][0-9A-Fa-f]{0,14})\r\n")  # behind the data of the last one
+SIZE, END, TRAILERS = range(3)
 BARE: Final = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)")  # what some read as the end of a line, and some do not
 _FRAMING = frozenset({b"content-length", b"transfer-encoding", b"host", b"trailer"})  # RFC 9110, 6.5.1
 
@@ -74,26 +76,32 @@ class UntilClose:
 class Chunked:
     """A body in chunks, and its trailer section."""
 
-    __slots__ = ("_begun", "_left", "_step", "is_done")
+    __slots__ = ("_begun", "_left", "_next", "is_done")
     needs_close = False
 
     def __init__(self) -> None:
         self.is_done = False
         self._begun = b""  # a line, or the trailer section, that is not complete
-        self._left = 0  # of the present chunk
-        self._step = self._size
+        self._left = 0  # of the present chunk's data
+        self._next = SIZE  # what comes after that
 
     def take(self, data: memoryview) -> int:
-        taken = 0
-        size = len(data)
+        taken, size = 0, len(data)
         while taken < size and not self.is_done:
-            left = self._left
-            if left:  # the data of a chunk; there may be a lot of it
+            if left := self._left:  # there may be a lot of it
                 step = min(left, size - taken)
                 self._left = left - step
                 taken += step
+            elif self._next == END and not self._begun and (match := _NEXT_CHUNK.match(data, taken)):
+                # The common case: much quicker, and there may be thousands of them in a buffer.
+                self._left = int(match[1], 16)
+                taken = match.end()
+            elif self._next == END:
+                taken += self._end(data[taken:])
+            elif self._next == SIZE:
+                taken += self._size(data[taken:])
             else:
-                taken += self._step(data[taken:])
+                taken += self._trailers(data[taken:])
         return taken
 
     def _size(self, data: memoryview) -> int:
@@ -106,7 +114,7 @@ class Chunked:
             return len(line) - before
         self._begun = b""
         self._left = int(match[1], 16)
-        self._step = self._end if self._left else self._trailers
+        self._next = END if self._left else TRAILERS
         return match.end() - before
 
     def _end(self, data: memoryview) -> int:
@@ -117,7 +125,7 @@ class Chunked:
             self._begun = line
         else:
             self._begun = b""
-            self._step = self._size
+            self._next = SIZE
         return len(line) - before
 
     def _trailers(self, data: memoryview) -> int:
@@ -126,8 +134,9 @@ class Chunked:
             end = 2
         elif (found := block.find(b"\r\n\r\n", max(0, before - 3))) >= 0:
             end = found + 4
-            if names_of_trailers(block[:end]) & _FRAMING:
-                raise HeadError("framing fields in a trailer section")
+            names = names_of_trailers(block[:end])
+            if names & _FRAMING or any(name.replace(b"_", b"-").startswith(CLAIMS) for name in names):
+                raise HeadError("fields in a trailer section that must not be there")
         elif len(block) >= LIMIT:
             raise HeadError("a trailer section of more than 64 KiB")
         elif BARE.search(block, max(0, before - 1)):

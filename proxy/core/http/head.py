@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import httptools
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 LIMIT: Final = 64 * 1024  # bytes of a head
 CHUNKED: Final = -1  # the lengths of bodies that have none of their own
@@ -22,9 +19,6 @@ UNTIL_CLOSE: Final = -2
 
 # Fields that say who the client is begin with one of these, once "_" is read as "-".
 CLAIMS: Final = (b"x-forwarded-", b"forwarded", b"x-real-ip")
-
-Parser = httptools.HttpRequestParser | httptools.HttpResponseParser
-
 # Clients repeat themselves: on kept connections the same heads come again and again, and a lookup costs a fraction of
 # reading them. Longer ones are not remembered, so that the memory is bounded.
 _REMEMBERED = 512
@@ -35,9 +29,11 @@ _REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}) ([\x21-\x7e\x8
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [\t\x20-\x7e\x80-\xff]*)?\r\n")
 # The fields that matter here; most do not, and are not even cut out. Names are lower-case by then.
 _RELEVANT = re.compile(
-    rb"\n(?:(content[-_]length|transfer[-_]encoding|connection|upgrade|host|accept|x-request-id)"
+    rb"\n(?:(content[-_]length|transfer[-_]encoding|connection|upgrade|host|accept|expect|x-request-id)"
     rb"|(?:x[-_]forwarded[-_]|forwarded|x[-_]real[-_]ip)[^:]*):([^\r]*)"
 )
+_AUTHORITY = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#@]*@)?([^/?#@]+)")
+_FRAMING = frozenset({b"content-length", b"transfer-encoding", b"host"})
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})  # RFC 9110, 9.2.2
 
 
@@ -57,7 +53,9 @@ class RequestHead:
     """
 
     __slots__ = (
+        "_target",
         "accept",
+        "expects",
         "has_claims",
         "has_request_id",
         "host",
@@ -69,22 +67,22 @@ class RequestHead:
         "method",
         "minor",
         "raw",
-        "target",
         "upgrade",
     )
 
-    def __init__(self, raw: bytes, method: str, target: str, minor: int) -> None:
+    def __init__(self, raw: bytes, method: str, target: bytes, minor: int) -> None:
         """Raises HeadError."""
         values = _relevant(raw)
         self.raw = raw
         self.method = method
-        self.target = target
+        self._target = target
         self.minor = minor
         self.is_connect = method == "CONNECT"
         self.is_idempotent = method in _IDEMPOTENT
         self.host = values.get(b"host", b"")
         self.accept = values.get(b"accept", b"")
         self.has_request_id = b"x-request-id" in values
+        self.expects = b"expect" in values
         self.has_claims = b"" in values
         if b"content_length" in values or b"transfer_encoding" in values:
             raise HeadError("framing fields with an underscore, which CGI and its heirs read as a hyphen")
@@ -92,17 +90,24 @@ class RequestHead:
         if coding is not None and (coding.lower() != b"chunked" or not minor):
             raise HeadError("a Transfer-Encoding other than chunked, or one in HTTP/1.0")
         self.length = CHUNKED if coding else int(values.get(b"content-length", 0))
-        self.keep_alive = minor > 0
-        self.upgrade = False
-        if b"connection" in values:
-            options = _options(values)
-            self.keep_alive = b"close" not in options and (minor > 0 or b"keep-alive" in options)
-            self.upgrade = b"upgrade" in values and b"upgrade" in options
-            self.has_claims = self.has_claims or any(
-                option.replace(b"_", b"-").startswith(CLAIMS) for option in options
-            )
+        options = _options(values)
+        self.keep_alive = b"close" not in options and (minor > 0 or b"keep-alive" in options)
+        self.upgrade = b"upgrade" in options and b"upgrade" in values
+        if options is not _KEEP_ALIVE:
+            if not _FRAMING.isdisjoint(options):
+                raise HeadError("a Connection option that would have a framing field dropped on the way")
+            if any(option.replace(b"_", b"-").startswith(CLAIMS) for option in options):
+                self.has_claims = True
+        if self.is_connect and self.length:
+            raise HeadError("a CONNECT with a body, which others take for the beginning of the tunnel")
+        if target[:1] != b"/" and (authority := _AUTHORITY.match(target)):
+            self.host = authority[1]  # which the target says better than the field (RFC 9112, 3.2.2)
         # Its response has the body that the response says, and more may follow.
         self.is_usual = self.keep_alive and method not in {"HEAD", "CONNECT"}
+
+    @property
+    def target(self) -> str:
+        return self._target.decode("latin-1")
 
 
 class ResponseHead:
@@ -123,11 +128,9 @@ class ResponseHead:
         else:
             self.length = int(values.get(b"content-length", UNTIL_CLOSE))
         self.has_connection = b"connection" in values
-        self.keep_alive = minor > 0
-        if self.has_connection:
-            options = _options(values)
-            # A Transfer-Encoding in HTTP/1.0 is not to be trusted with more than one message (RFC 9112, 6.1).
-            self.keep_alive = b"close" not in options and (minor > 0 or (b"keep-alive" in options and not coding))
+        options = _options(values)
+        # A Transfer-Encoding in HTTP/1.0 is not to be trusted with more than one message (RFC 9112, 6.1).
+        self.keep_alive = b"close" not in options and (minor > 0 or (b"keep-alive" in options and not coding))
         # It ends where its length says (RFC 9112, 6.3), and more may follow.
         self.is_usual = self.keep_alive and self.length >= 0 and status >= 200 and status not in {204, 304}
 
@@ -149,30 +152,38 @@ def _relevant(raw: bytes) -> dict[bytes, bytes]:
     return values
 
 
+_KEEP_ALIVE = [b"keep-alive"]
+
+
 def _options(values: dict[bytes, bytes]) -> list[bytes]:
-    """The options of the connection."""
-    return [option.strip() for option in values[b"connection"].lower().split(b",")]
+    """The options of the connection, in lower case."""
+    value = values.get(b"connection", b"").lower()
+    return _KEEP_ALIVE if value == b"keep-alive" else [option.strip() for option in value.split(b",")]
 
 
 class _Listener:
-    """Is told by llhttp that it has read a whole head."""
+    """Is told by llhttp that a message is complete."""
 
     __slots__ = ("has_heard",)
 
     def __init__(self) -> None:
         self.has_heard = False
 
-    def on_headers_complete(self) -> None:
+    def on_message_complete(self) -> None:
         self.has_heard = True
 
 
-def _validate(head: bytes, parser: Callable[[_Listener], Parser]) -> None:
-    """Raise HeadError unless these bytes are a valid head."""
+def _validate(block: bytes) -> None:
+    """Raise HeadError unless these bytes are fields, up to and with their empty line.
+
+    Each block has a parser of its own. To use one again would be quicker, but what it remembers of one client's head
+    ("Connection: close") would decide about another's.
+    """
     listener = _Listener()
     try:
-        parser(listener).feed_data(head)
-    except httptools.HttpParserUpgrade:
-        pass  # its way to say that other bytes may follow
+        # The first line is one after which there never is a body, so that the message is complete. The real one was
+        # read already: llhttp knows only some methods, and is less strict with white space.
+        httptools.HttpResponseParser(listener).feed_data(b"HTTP/1.1 304 \r\n" + block)
     except httptools.HttpParserError as error:
         raise HeadError(str(error)) from None
     if not listener.has_heard:
@@ -184,9 +195,8 @@ def _parse_request(raw: bytes) -> RequestHead:
     if line is None:
         raise HeadError("not a request line of HTTP/1.0 or HTTP/1.1")
     method, target, minor = line.groups()
-    # llhttp knows only some methods, and is less strict with white space: the line was read better already.
-    _validate(b"GET / HTTP/1.1\r\n" + raw[line.end() :], httptools.HttpRequestParser)
-    return RequestHead(raw, method.decode("ascii"), target.decode("latin-1"), int(minor))
+    _validate(raw[line.end() :])
+    return RequestHead(raw, method.decode(), target, int(minor))
 
 
 def _parse_response(raw: bytes) -> ResponseHead:
@@ -194,7 +204,7 @@ def _parse_response(raw: bytes) -> ResponseHead:
     if line is None:
         raise HeadError("not a status line of HTTP/1.0 or HTTP/1.1")
     minor, status = line.groups()
-    _validate(b"HTTP/1.1 200 OK\r\n" + raw[line.end() :], httptools.HttpResponseParser)
+    _validate(raw[line.end() :])
     return ResponseHead(raw, int(status), int(minor))
 
 
@@ -214,5 +224,5 @@ def parse_response(raw: bytes) -> ResponseHead:
 
 def names_of_trailers(block: bytes) -> frozenset[bytes]:
     """Return the lower-case names in a trailer section, which ends with an empty line. Raises HeadError."""
-    _validate(b"GET / HTTP/1.1\r\n" + block, httptools.HttpRequestParser)
+    _validate(block)
     return frozenset(line.partition(b":")[0] for line in block.lower().split(b"\r\n"))

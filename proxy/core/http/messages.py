@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from proxy.core.http.body import Body
 
 _END = b"\r\n\r\n"
+_STATUS = b"HTTP/1."
 _EMPTY_LINES = re.compile(rb"(?:\r\n)*")
 
 
@@ -49,7 +50,7 @@ class Requests:
         if not self.begun and text[:1] != b"\r" and (end := text.find(_END)) >= 0:
             # Nearly always a whole head is there at once.
             end += 4
-            return self._read(text if end == len(text) else text[:end], end)
+            return self._read(text if end == len(text) else text[:end], end, text)
         return self._gather(data)
 
     def next(self) -> None:
@@ -67,9 +68,9 @@ class Requests:
         before = checked = len(self.begun)
         text = self.begun + bytes(data[: LIMIT - before])
         lead = _EMPTY_LINES.match(text).end()  # type: ignore[union-attr]  # it matches anything
-        end = text.find(_END, max(lead, before - 3))
+        end = text.find(_END, lead if self._is_first else max(lead, before - 3))
         if end >= 0:
-            return self._read(text[lead : end + 4], end + 4 - before)
+            return self._read(text[lead : end + 4], end + 4 - before, text)
         self.begun = text
         taken = len(text) - before
         if self._is_first:
@@ -87,15 +88,18 @@ class Requests:
         # There may be more behind many empty lines.
         return taken if taken == len(data) else taken + self.take(data[taken:])
 
-    def _read(self, raw: bytes, taken: int) -> int:
-        """Read a complete head, of which `taken` bytes are new."""
+    def _read(self, raw: bytes, taken: int, text: bytes) -> int:
+        """Read a complete head, of which `taken` bytes are new; `text` is all that has come."""
         try:
             head = parse_request(raw)
         except HeadError:
-            if self._is_first and judge(raw) is Opening.OTHER:
-                self.is_foreign = True
-                return 0
-            raise
+            opening = judge(text) if self._is_first else Opening.HTTP1
+            if opening is Opening.HTTP1:
+                raise
+            self.is_foreign = opening is Opening.OTHER
+            taken = len(text) - len(self.begun)
+            self.begun = text  # HTTP/2's preface has an empty line in it
+            return taken
         self._is_first = False
         self.begun = b""
         self.head = head
@@ -136,6 +140,8 @@ class Responses:
             text = self.begun + text[: LIMIT - before]
         end = text.find(_END, max(0, before - 3)) + 4
         if end < 4:
+            if not _STATUS.startswith(text[: len(_STATUS)]):
+                raise HeadError("not the beginning of a response")
             if body.BARE.search(text, max(0, before - 1)):
                 raise HeadError("a bare CR or LF in a head")
             if len(text) >= LIMIT:

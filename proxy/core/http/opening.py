@@ -22,8 +22,8 @@ _SPACE = rb"[\s\x1c-\x1f\x85\xa0]"
 _BEGUN_REQUEST = re.compile(rb"[A-Z][A-Z-]{2,63}" + _SPACE)
 # llhttp, and so Node, takes requests of RTSP and ICE too; others read fields and more behind one without a version.
 _CLAIMS_HTTP = re.compile(_NAME + _SPACE + rb".*(?:HTTP|RTSP|ICE)/", re.IGNORECASE | re.DOTALL)
-_USES_HTTP = re.compile(rb"(?:GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH)" + _SPACE + rb"+[^\s]")
-_PREFACE = b"PRI * HTTP/2.0\r\n"  # RFC 9113, 3.4
+_USES_HTTP = re.compile(rb"(?:GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH)" + _SPACE + rb"+[^\s{]")
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113, 3.4
 
 
 class Opening(enum.Enum):
@@ -41,12 +41,14 @@ def judge(data: bytes, seen: int = 0) -> Opening:
         return Opening.HTTP1
     if text.startswith(_PREFACE):
         return Opening.OTHER
+    if _PREFACE.startswith(text):
+        return Opening.UNDECIDED
     line, newline, _ = text.partition(b"\n")
-    is_short = _BEGUN_NAME.fullmatch(line) is not None
-    is_request = _BEGUN_REQUEST.match(line) is not None
-    is_text = _BEGUN_LINE.match(line) is not None and not _CONTROL.search(line, max(0, seen - white))
-    if not (is_short or is_request or is_text):
-        return Opening.OTHER
+    new = max(0, seen - white)  # what was seen is not looked at again, or a byte at a time would cost a lot
+    if not _BEGUN_NAME.fullmatch(line, new):
+        is_text = _BEGUN_LINE.match(line) is not None and not _CONTROL.search(line, new)
+        if not is_text and not _BEGUN_REQUEST.match(line):
+            return Opening.OTHER
     if newline:
         return Opening.HTTP1 if _CLAIMS_HTTP.match(line) or _USES_HTTP.match(line) else Opening.OTHER
     return Opening.UNDECIDED if len(data) < LIMIT else Opening.HTTP1
