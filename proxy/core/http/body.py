@@ -15,6 +15,10 @@ _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]{0,16};[\t\x20-\x7e\x80-\xff]{0
 _BEGUN_SIZE = re.compile(rb"(?:[0-9A-Fa-f]{1,15}(?:[ \t]{0,16}|[ \t]{0,16};[\t\x20-\x7e\x80-\xff]{0,4096})\r?)?")
 _LONGEST_SIZE = 4200
 _NEXT_CHUNK = re.compile(rb"\r\n([1-9A-Fa-f][0-9A-Fa-f]{0,14})\r\n")  # behind the data of the last one
+# Chunks of up to 15 bytes, any number of them at once: a client that sends only such ones would keep Python busy.
+_TINY_CHUNKS = re.compile(
+    rb"(?:\r\n(?:%b))+" % b"|".join(b"%b\r\n.{%d}" % (b"[%x%X]" % (n, n), n) for n in range(1, 16)), re.DOTALL
+)
 SIZE, END, TRAILERS = range(3)
 BARE: Final = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)")  # what some read as the end of a line, and some do not
 _FRAMING = frozenset({b"content-length", b"transfer-encoding", b"host", b"trailer"})  # RFC 9110, 6.5.1
@@ -92,6 +96,8 @@ class Chunked:
                 step = min(left, size - taken)
                 self._left = left - step
                 taken += step
+            elif self._next == END and not self._begun and (match := _TINY_CHUNKS.match(data, taken)):
+                taken = match.end()
             elif self._next == END and not self._begun and (match := _NEXT_CHUNK.match(data, taken)):
                 # The common case: much quicker, and there may be thousands of them in a buffer.
                 self._left = int(match[1], 16)
