@@ -14,7 +14,7 @@ from proxy.relay.attempt import Attempt
 from proxy.relay.client import Client
 from proxy.relay.connection import Connection
 from proxy.relay.generation import Generation
-from proxy.relay.http import HttpClient
+from proxy.relay.http.client import HttpClient
 from proxy.wire import Counts
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from proxy.core.http.head import RequestHead, ResponseHead
     from proxy.relay.attempt import Attempt
-    from proxy.relay.http import HttpClient
+    from proxy.relay.http.client import HttpClient
     from proxy.wire import Route
 
 log = logging.getLogger(__name__)

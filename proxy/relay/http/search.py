@@ -9,7 +9,7 @@ from proxy.relay.seeker import Seeker
 if TYPE_CHECKING:
     from proxy.relay.attempt import Attempt
     from proxy.relay.generation import Endpoint
-    from proxy.relay.http import HttpClient
+    from proxy.relay.http.client import HttpClient
 
 
 class Search(Seeker):
