@@ -515,9 +515,11 @@ class HttpService(Service):
             assert read(server, len(GET)) == GET
             server.sendall(text)
             size += len(text)
-            counts = self.control.counts_when("web", lambda counts: _received(counts) == size).generations[1]  # noqa: B023
+            counts = self._counts_after(size)
         return client, server, size
 
-
-def _received(counts: wire.Counts) -> int:
-    return counts.generations[1].received_backend
+    def _counts_after(self, size: int) -> wire.GenerationCounts:
+        """The counts once so many bytes have come from the first generation."""
+        return self.control.counts_when(
+            "web", lambda counts: counts.generations[1].received_backend == size
+        ).generations[1]

@@ -50,7 +50,7 @@ class RequestReader(ClientSocket):
             return
         if mask & READ_ON:
             self.reads_on = True
-            if mask & GONE:
+            if mask & GONE and self._state != HEAD:  # else there may be a request before the end
                 self.gone()
                 return
         if mask & EPOLLOUT and self.pending:
