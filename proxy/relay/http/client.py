@@ -498,6 +498,8 @@ class HttpClient(RequestReader):
     def _reply(self, status: int, upstream: Upstream | None = None) -> None:
         """Answer the request, or what should have been one; `upstream` is the one that has had it."""
         exchange, service = self._exchange, self.service
+        if exchange.allows_more and not self._requests.is_complete:
+            self._skip_body()
         if not exchange.allows_more or not self._requests.is_complete or self._has_ended or service.is_ending:
             self._closes = True
         self.cancel_timer()

@@ -161,6 +161,18 @@ class RequestReader(ClientSocket):
             self._look_for_end()
         return self._may_read()
 
+    def _skip_body(self) -> None:
+        """Read what has come of a body that nobody wants; many clients send it right behind the head."""
+        view, requests = self.engine.view, self._requests
+        try:
+            size = self.receive(view, 0, MSG_DONTWAIT)
+            taken = requests.take(view[:size])
+        except (OSError, HeadError):
+            return
+        self._unread = self._unread or size == BUFFER
+        if taken < size:
+            self._behind = bytes(view[taken:size])
+
     def _on_end(self) -> None:
         """The client has closed its side, or both."""
         self._has_ended = True
