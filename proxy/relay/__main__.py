@@ -37,6 +37,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     worker = Worker(listener, _capacity(_raise_limit()), _access_log(arguments.access_log))
     gc.freeze()  # what was imported lives as long as the process: not worth a look in each collection
+    gc.set_threshold(10_000)  # nothing on the hot path makes circles, so looking for them can be rare
     trio.run(worker.run)
 
 
