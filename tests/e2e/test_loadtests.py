@@ -41,7 +41,8 @@ def need_all_for_the_benchmark() -> None:
 
 def test_the_benchmark_measures_every_peer_under_every_load() -> None:
     need_all_for_the_benchmark()
-    report = run("bench.py", "--quick", "--seconds=0.2")
+    # Those with two processes are the same programs with another number.
+    report = run("bench.py", "--quick", "--seconds=0.2", "--only=direct|, 1$")
     titles, *peers = rows(report)
     rates = [
         titles.index(each) for each in ("kept: requests/s", "varied: requests/s", "new connections/s", "bulk MiB/s")
@@ -49,15 +50,10 @@ def test_the_benchmark_measures_every_peer_under_every_load() -> None:
     assert [cells[0] for cells in peers] == [
         "direct",
         "proxyctl TCP, 1",
-        "proxyctl TCP, 2",
         "HAProxy TCP, 1",
-        "HAProxy TCP, 2",
         "nginx stream, 1",
-        "nginx stream, 2",
         "proxyctl HTTP, 1",
-        "proxyctl HTTP, 2",
         "HAProxy HTTP, 1",
-        "HAProxy HTTP, 2",
         "nginx HTTP, 1",
     ]
     for cells in peers:
@@ -67,8 +63,6 @@ def test_the_benchmark_measures_every_peer_under_every_load() -> None:
         "proxyctl HTTP, 1 to HAProxy HTTP, 1",
         "proxyctl HTTP, 1 to nginx HTTP, 1",
         "proxyctl HTTP, 1 to proxyctl TCP, 1",
-        "proxyctl HTTP, 2 to HAProxy HTTP, 2",
-        "proxyctl HTTP, 2 to proxyctl TCP, 2",
     ]
 
 
