@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-
 KNOWN = 2048  # bytes of a head that is remembered
 LINGER = 5.0  # seconds without a byte
 LONGEST_LINGER = 30.0
@@ -104,17 +103,17 @@ class HttpClient(RequestReader):
         )
 
     def _ask_at_once(self, text: bytes) -> bool:
-        """Most requests go this way. It saves the handling of whatever may be otherwise, which is below: more than
-        half of what Python does for a small request.
+        """Most requests go this way. It saves what is below, which sees to all that may be otherwise: more than half of
+        what Python does for a small request.
         """
         upstream, service, requests, head = self.upstream, self.service, self._requests, self._known
         if (
             upstream is None
             or upstream.policy is not service.policy
-            or service.balances_requests
             or requests.begun
             or self.has_timer
             or not upstream.is_ready
+            or (service.balances_requests and service.has_better(upstream.endpoint))
         ):
             return False
         forwarding = service.forwarding
