@@ -221,8 +221,8 @@ def _parse_response(raw: bytes) -> ResponseHead:
 def _glance(raw: bytes) -> ResponseHead | None:
     """Read an ordinary response's head, as most are, in half of the time; return None for any other.
 
-    It has one Content-Length, no Transfer-Encoding, and nothing to say of the connection but that it is kept. Backends
-    are not clients: what else a head has is not ours to judge, as long as nobody can take it for another length.
+    It has one Content-Length, no Transfer-Encoding, and nothing to say of the connection but whether it is kept.
+    Backends are not clients: what else a head has is not ours to judge, as long as nobody can see another length in it.
     """
     text = raw.lower()
     ends = text.count(b"\r\n")
@@ -230,6 +230,7 @@ def _glance(raw: bytes) -> ResponseHead | None:
     end = text.find(b"\r", place + 18)
     length = text[place + 18 : end]
     connection = text.find(b"\r\nconnection")
+    closes = connection >= 0 and text.startswith(b": close\r\n", connection + 12)
     if (
         place < 0
         or not text.startswith(b": ", place + 16)
@@ -237,7 +238,9 @@ def _glance(raw: bytes) -> ResponseHead | None:
         or len(length) > 15
         or text.find(b"content-length", end) >= 0
         or text.find(b"transfer-encoding") >= 0
-        or (connection >= 0 and not text.startswith(b": keep-alive\r\n", connection + 12))
+        or text.find(b"\r\n ") >= 0  # a folded line
+        or text.find(b"\r\n\t") >= 0
+        or (connection >= 0 and not closes and not text.startswith(b": keep-alive\r\n", connection + 12))
         or (connection >= 0 and text.find(b"connection", connection + 12) >= 0)
         or text.count(b"\n") != ends
         or text.count(b"\r") != ends
@@ -246,7 +249,7 @@ def _glance(raw: bytes) -> ResponseHead | None:
     line = _FINAL_STATUS.match(raw)
     if line is None:
         return None
-    return ResponseHead(raw, int(line[1]), int(length), keep_alive=True, has_connection=connection >= 0)
+    return ResponseHead(raw, int(line[1]), int(length), keep_alive=not closes, has_connection=connection >= 0)
 
 
 _known_request = lru_cache(_REMEMBERED)(_parse_request)

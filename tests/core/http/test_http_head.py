@@ -73,3 +73,28 @@ def test_no_bytes_raise_anything_but_a_head_error(data: bytes, before: bytes) ->
             parse(before + data + b"\r\n\r\n")
         except HeadError as error:
             assert error.status == 400  # noqa: PT017
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"Content-Length:7\r\nContent-Length: 5\r\n",
+        b"Content-Length: 5\r\nContent-Length:7\r\n",
+        b"Content-Length: 5\r\n 7\r\n",
+        b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+        b"Content-Length: 5\r\nX: a\nContent-Length: 7\r\n",
+        b"Content-Length: 5\r\nX: a\rContent-Length: 7\r\n",
+        b"Content-Length : 7\r\nContent-Length: 5\r\n",
+    ],
+)
+def test_a_response_in_which_somebody_might_see_another_length_is_never_read_at_a_glance(fields: bytes) -> None:
+    with pytest.raises(HeadError):
+        parse_response(b"HTTP/1.1 200 OK\r\n" + fields + b"\r\n")
+
+
+@pytest.mark.parametrize("connection", [b"", b"Connection: close\r\n", b"Connection: keep-alive\r\n"])
+def test_a_response_that_is_read_at_a_glance_says_the_same_as_one_that_is_read_with_care(connection: bytes) -> None:
+    raw = b"HTTP/1.1 200 OK\r\nServer: x\r\n" + connection + b"Content-Length: 5\r\nETag: y\r\n\r\n"
+    glanced, careful = parse_response(raw), parse_response(raw.replace(b"ETag: y", b"TE: transfer-encoding"))
+    for name in ("status", "length", "keep_alive", "has_connection", "is_usual", "is_interim"):
+        assert getattr(glanced, name) == getattr(careful, name), name
