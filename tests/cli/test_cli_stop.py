@@ -84,7 +84,8 @@ def test_the_end_of_the_api_is_not_taken_for_the_end_of_the_process(
 
     monkeypatch.setattr(stop, "_tell", watched)
     result = proxyctl("stop")
-    assert (result.code, result.err, silent) == (0, "", 3)
+    assert (result.code, result.err) == (0, "")
+    assert silent >= 3  # once more where the end of the process is not seen at once
     assert process.poll() is not None
 
 
