@@ -16,7 +16,7 @@ def drained(phase_result: Json) -> str:
     """`12 connections finished, 1 was closed at the deadline`."""
     finished, forced = phase_result["drained"], phase_result["forced"]
     if not finished and not forced:
-        return "no connection was open"
+        return "nothing had to be drained"
     words = [f"{plural(finished, 'connection')} finished"] if finished else []
     if forced:
         words.append(f"{plural(forced, 'connection')} {'was' if forced == 1 else 'were'} closed at the deadline")

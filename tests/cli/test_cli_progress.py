@@ -59,7 +59,7 @@ def test_the_headline_says_what_is_under_way(changes: dict[str, object], headlin
 @pytest.mark.parametrize(
     ("drained", "forced", "text"),
     [
-        (0, 0, "no connection was open"),
+        (0, 0, "nothing had to be drained"),
         (1, 0, "1 connection finished"),
         (12, 1, "12 connections finished, 1 connection was closed at the deadline"),
         (0, 2, "2 connections were closed at the deadline"),

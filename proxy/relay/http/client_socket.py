@@ -1,71 +1,34 @@
-"""A client's socket: what it is sent, in what order it is read, and how long it may be silent."""
+"""A client's socket: what it is sent, and how long it may be silent."""
 
 from __future__ import annotations
 
-from socket import MSG_DONTWAIT
 from typing import TYPE_CHECKING
 
-from proxy.relay.connection import NOTHING
-from proxy.relay.engine import STREAM_OUT
+from proxy.relay.http.stream import Stream
 
 if TYPE_CHECKING:
     import _socket
     from collections.abc import Callable
 
-    from proxy.relay.engine import Engine
     from proxy.relay.generation import Flow
     from proxy.relay.service import Service
     from proxy.relay.timers import Timer
 
 
-class ClientSocket:
-    """What does not fit into the socket is kept in `pending`, up to one buffer if callers send no more meanwhile.
+class ClientSocket(Stream):
+    """`last` is when a byte last moved, in seconds of time.monotonic(); `address` is the client's IP address, or ""."""
 
-    `last` is when a byte last moved, in seconds of time.monotonic(); `address` is the client's IP address, or "".
-    """
-
-    __slots__ = (
-        "_flow",
-        "_idle_timer",
-        "_is_queued",
-        "_timer",
-        "accepted",
-        "address",
-        "engine",
-        "fd",
-        "last",
-        "pending",
-        "reads_on",
-        "receive",
-        "send",
-        "service",
-        "sock",
-        "watches_out",
-    )
+    __slots__ = ("_flow", "_idle_timer", "_timer", "accepted", "address", "last", "service")
 
     def __init__(self, service: Service, sock: _socket.socket, address: object) -> None:
         """`address` is the client's, as accept(2) has it."""
+        super().__init__(service.engine, sock)
         self.service = service
-        self.engine: Engine = service.engine
-        self.sock = sock
-        self.fd = sock.fileno()
-        self.send = sock.send
-        self.receive = sock.recv_into
         self.address = _host_of(address)
         self.last = self.accepted = self.engine.now
-        self.pending = NOTHING
-        self.reads_on = False  # a short read does not mean that there is no more
-        self.watches_out = False
         self._flow: Flow | None = None  # to which what is pending belongs
-        self._is_queued = False  # in the ready list
         self._timer: Timer | None = None  # of the state that the client is in
         self._idle_timer: Timer | None = None
-
-    def enqueue(self) -> None:
-        """Go on after the next poll."""
-        if not self._is_queued:
-            self._is_queued = True
-            self.engine.ready.append(self)
 
     # Sending
 
@@ -74,43 +37,34 @@ class ClientSocket:
         if self.pending:
             self.pending = memoryview(bytes(self.pending) + bytes(data))
             return True
+        self._flow = flow
         try:
-            sent = self.send(data, MSG_DONTWAIT)
-        except BlockingIOError:
-            sent = 0
+            sent = self.give(data)
         except OSError:
             self.gone()
             return False
         if flow is not None:
             flow.unsent -= sent
-        if sent < len(data):
-            self.keep(data[sent:], flow)
         return True
 
-    def keep(self, rest: bytes | memoryview, flow: Flow | None) -> None:
-        """Send this when there is room for it."""
-        self.pending = memoryview(bytes(rest))
+    def keep(self, rest: bytes, flow: Flow) -> None:
+        """Send this when there is room for it; `flow` has counted it as unsent."""
         self._flow = flow
-        if not self.watches_out:
-            self.watches_out = True
-            self.engine.rewatch(self.fd, STREAM_OUT)  # an edge at once, should there be room by now
+        self.hold(rest)
 
     def flush(self) -> None:
         """Send what is pending; when that is all, `flushed` is called."""
         try:
-            sent = self.send(self.pending, MSG_DONTWAIT)
-        except BlockingIOError:
-            return
+            sent = self.give_pending()
         except OSError:
             self.gone()
             return
-        self.last = self.engine.now
-        if self._flow is not None:
-            self._flow.unsent -= sent
-        self.pending = self.pending[sent:]
-        if not self.pending:
-            self.pending = NOTHING
-            self.flushed()
+        if sent:
+            self.last = self.engine.now
+            if self._flow is not None:
+                self._flow.unsent -= sent
+            if not self.pending:
+                self.flushed()
 
     # Timers
 
@@ -158,14 +112,6 @@ class ClientSocket:
 
     @property
     def is_closed(self) -> bool:
-        raise NotImplementedError
-
-    def on_ready(self, reads: int) -> None:
-        """Read, at most so many buffers."""
-        raise NotImplementedError
-
-    def fail(self, error: Exception) -> None:
-        """Give up after an error of our own."""
         raise NotImplementedError
 
     def flushed(self) -> None:

@@ -1,7 +1,7 @@
 """A connection to a backend that belongs to one HTTP client, and is kept between its requests.
 
 It takes a request, and reads what the backend says: interim responses, the response, the end. What that means for the
-client, `http.py` decides.
+client, `client.py` decides.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from proxy.core.http.head import HeadError, parse_response
 from proxy.core.http.messages import Responses
 from proxy.logs import facts
 from proxy.relay.connection import NOTHING, reset_on_close
-from proxy.relay.engine import BUFFER, GONE, READ_ON, STREAM, STREAM_OUT
+from proxy.relay.engine import BUFFER, GONE, READ_ON, STREAM
+from proxy.relay.http.stream import Stream
 
 if TYPE_CHECKING:
     import _socket
@@ -45,22 +46,18 @@ def acknowledge(sock: _socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
 
-class Upstream:
+class Upstream(Stream):
     """Somebody else's socket from `attempt` on. While a request is in flight, `request` is its head.
 
     `policy` is the last one by which it was found to be where requests should go.
     """
 
     __slots__ = (
-        "_is_queued",
         "_known",
         "_opened",
-        "_receive",
         "_responses",
         "client",
         "endpoint",
-        "engine",
-        "fd",
         "generation",
         "had_interim",
         "idle_since",
@@ -69,41 +66,30 @@ class Upstream:
         "is_broken",
         "is_gone",
         "is_shut",
-        "pending",
         "policy",
-        "reads_on",
         "request",
-        "send",
-        "sock",
-        "watches_out",
     )
 
     def __init__(self, client: HttpClient, attempt: Attempt, mask: int) -> None:
         """`mask` holds the events of the socket until now."""
+        super().__init__(client.engine, attempt.sock)
         attempt.succeeded()
         self.client = client
-        self.engine = client.engine
-        self.sock = attempt.sock
-        self.fd = attempt.sock.fileno()
         self.endpoint = attempt.endpoint
         self.generation = attempt.generation
         self.policy: Route | None = None
         self.request: RequestHead | None = None
         self.had_interim = False
         self.is_answering = False  # the client has got bytes of the response
-        self.pending = NOTHING
         self.is_blocked = False  # the client has to take what it got first
         self.is_broken = attempt.was_reset  # nothing can be sent any more
         self.is_gone = False
         self.is_shut = False  # the client's FIN was passed on, or is about to be
-        self.reads_on = bool(mask & READ_ON) or self.is_broken  # a short read does not mean that there is no more
+        self.reads_on = bool(mask & READ_ON) or self.is_broken
         self.watches_out = bool(mask)
         self.idle_since = self._opened = self.engine.now
-        self.send = attempt.sock.send
-        self._receive = attempt.sock.recv_into
         self._responses = Responses()
         self._known: ResponseHead | None = None  # the last head of a response that came whole
-        self._is_queued = False
         self.engine.watch(self.fd, self, STREAM)
         self.generation.members.add(client)
         if mask & ~EPOLLOUT:
@@ -143,36 +129,20 @@ class Upstream:
             self.endpoint.in_flight -= 1
             self.idle_since = self.engine.now
 
-    def give(self, data: bytes | memoryview) -> int:
-        """Send, and keep what there is no room for; return how much went. Raises OSError if nothing could."""
-        try:
-            sent = self.send(data, MSG_DONTWAIT)
-        except BlockingIOError:
-            sent = 0
-        if sent < len(data):
-            self.pending = memoryview(bytes(data[sent:]))
-            if not self.watches_out:
-                self.watches_out = True
-                self.engine.rewatch(self.fd, STREAM_OUT)  # an edge at once, should there be room by now
-        return sent
-
     def _flush(self) -> None:
         """Send what is pending; when that is all, the client is read again."""
         try:
-            sent = self.send(self.pending, MSG_DONTWAIT)
-        except BlockingIOError:
-            return
+            sent = self.give_pending()
         except OSError:
             self.broke()
             return
-        self.generation.upstream.unsent -= sent
-        self.client.last = self.engine.now
-        self.pending = self.pending[sent:]
-        if not self.pending:
-            self.pending = NOTHING
-            if self.is_shut:
-                self.shut()
-            self.client.on_room()
+        if sent:
+            self.generation.upstream.unsent -= sent
+            self.client.last = self.engine.now
+            if not self.pending:
+                if self.is_shut:
+                    self.shut()
+                self.client.on_room()
 
     def broke(self) -> None:
         """Nothing can be sent any more. What the backend said before that is still to be read: an early answer, say."""
@@ -211,12 +181,6 @@ class Upstream:
         if not self.is_gone and not self.is_blocked:
             self._pump(reads)
 
-    def enqueue(self) -> None:
-        """Read on after the next poll."""
-        if not self._is_queued:
-            self._is_queued = True
-            self.engine.ready.append(self)
-
     def fail(self, error: Exception) -> None:
         self.client.fail(error)
 
@@ -230,7 +194,7 @@ class Upstream:
 
     def _pump(self, reads: int) -> None:  # noqa: C901  # the hot loop; calls would cost
         """Read, at most `reads` buffers."""
-        receive, view = self._receive, self.engine.view
+        receive, view = self.receive, self.engine.view
         while True:
             try:
                 size = receive(view, 0, MSG_DONTWAIT)

@@ -1,0 +1,81 @@
+"""One of the two sockets of an HTTP conversation: what does not fit into it is kept, up to what its owner gives it."""
+
+from __future__ import annotations
+
+from socket import MSG_DONTWAIT
+from typing import TYPE_CHECKING
+
+from proxy.relay.connection import NOTHING
+from proxy.relay.engine import STREAM_OUT
+
+if TYPE_CHECKING:
+    import _socket
+
+    from proxy.relay.engine import Engine
+
+
+class Stream:
+    """`pending` is what is still to be sent; `reads_on`: a short read does not mean that there is no more to read."""
+
+    __slots__ = (
+        "_is_queued",
+        "engine",
+        "fd",
+        "pending",
+        "reads_on",
+        "receive",
+        "send",
+        "sock",
+        "watches_out",
+    )
+
+    def __init__(self, engine: Engine, sock: _socket.socket) -> None:
+        self.engine = engine
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.send = sock.send
+        self.receive = sock.recv_into
+        self.pending = NOTHING
+        self.reads_on = False
+        self.watches_out = False
+        self._is_queued = False  # in the ready list
+
+    def give(self, data: bytes | memoryview) -> int:
+        """Send, and keep what there is no room for; return how much went. Raises OSError if nothing could."""
+        try:
+            sent = self.send(data, MSG_DONTWAIT)
+        except BlockingIOError:
+            sent = 0
+        if sent < len(data):
+            self.hold(data[sent:])
+        return sent
+
+    def hold(self, rest: bytes | memoryview) -> None:
+        """Send this when there is room for it."""
+        self.pending = memoryview(bytes(rest))
+        if not self.watches_out:
+            self.watches_out = True
+            self.engine.rewatch(self.fd, STREAM_OUT)  # an edge at once, should there be room by now
+
+    def give_pending(self) -> int:
+        """Send what is pending, as far as there is room; return how much went. Raises OSError if nothing could."""
+        try:
+            sent = self.send(self.pending, MSG_DONTWAIT)
+        except BlockingIOError:
+            return 0
+        self.pending = self.pending[sent:] or NOTHING
+        return sent
+
+    def enqueue(self) -> None:
+        """Read on after the next poll."""
+        if not self._is_queued:
+            self._is_queued = True
+            self.engine.ready.append(self)
+
+    def on_ready(self, reads: int) -> None:
+        """Read, at most so many buffers."""
+        raise NotImplementedError
+
+    def fail(self, error: Exception) -> None:
+        """Give up after an error of our own."""
+        raise NotImplementedError
