@@ -3,22 +3,27 @@
 Each message is one datagram on a Unix SOCK_SEQPACKET socket (unix(7)): the kernel keeps the boundaries, and descriptors
 travel with the message they belong to (SCM_RIGHTS, at most 253). The payload is JSON: `{"t": type, …fields}`.
 
-Control's requests carry a number (`seq`); the worker answers each with an `Ack` of the same number, in order. What a
-worker says unasked (`Hello`, `Remaining`) has none.
+Control's requests carry a number (`seq`); the worker answers each with an `Ack` of the same number: all in order, but
+for `Handover` and `TakeOver`, which take their time. What a worker says unasked (`Hello`, `Remaining`) has none.
+
+Control and workers can be of different releases: a control process may find workers that another one started. The
+worker says its version first. Control talks to those in `READS`, and lets all others alone. What a message of an
+earlier version lacks has its default; what one of a later version has on top is not known here, and an error.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from proxy.errors import WireError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-VERSION = 2
+VERSION = 3
+READS = frozenset({3})  # the versions of workers that control can talk to: those of this and of the previous release
 MAX_MESSAGE = 192 * 1024  # below the default net.core.wmem_default (212992), so that a send never needs splitting
 MAX_FDS = 253
 
@@ -68,8 +73,7 @@ class Route(Request):
     """The whole policy of a service for new connections; it replaces the one before in one step.
 
     `endpoints` are the replicas in rotation of `generation`. While there are none, new connections wait up to
-    `connect_timeout`. `held`: a switch is under way, so new connections wait for the next Route (and go along this one
-    if control leaves). `paused`: they wait until a Route says otherwise, however long. `max_connections` is this
+    `connect_timeout`. `paused`: they wait until a Route says otherwise, however long. `max_connections` is this
     worker's share; None is no limit. Times are in seconds; an `idle_timeout` of 0 is none. With `http`, connections
     are understood as HTTP/1, and "new connections" includes new requests on open ones. `version` names the generation
     in the access log.
@@ -78,7 +82,6 @@ class Route(Request):
     service: str
     generation: int
     endpoints: tuple[Endpoint, ...] = ()
-    held: bool = False
     paused: bool = False
     balance: str = "least"
     connect_timeout: float = 5.0
@@ -86,6 +89,39 @@ class Route(Request):
     max_connections: int | None = None
     version: str = ""
     http: Http | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hold(Request):
+    """Let new connections wait: a switch to the route `then` is about to come, as a Route of its own.
+
+    One descriptor comes along, the same for every worker: a file of one byte. Should control leave before that Route,
+    it is followed if the byte is 1, and not if it is 0: so all workers do the same, wherever control got to.
+    """
+
+    service: str
+    then: Route
+
+
+@dataclass(frozen=True, slots=True)
+class Describe(Request):
+    """Ask what is served. One `Serving` for each service comes before the Ack."""
+
+
+@dataclass(frozen=True, slots=True)
+class Handover(Request):
+    """Stop accepting, and give every connection to the worker at the other end of the socket that comes along.
+
+    The Ack comes when nothing is left here. What could not be carried is served until then.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class TakeOver(Request):
+    """Take the connections that come on the socket that comes along. The Ack comes when there are no more of them.
+
+    Its `carried` says how many came, and `pause` for how many seconds the worst of them was not read.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +152,11 @@ class Exit(Request):
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """A worker's first words on each connection from control."""
+    """A worker's first words on each connection from control. `release` is that of its code."""
 
     version: int
     pid: int
+    release: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +167,21 @@ class Ack:
     connections: dict[int, int] = field(default_factory=dict)
     forced: int = 0
     error: str = ""
+    carried: int = 0
+    pause: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What a worker does for a service: the route it follows, None before the first one, and its listeners, whose
+    descriptors come along in this order. One with more listeners than fit comes in several messages. `connections`
+    holds the open connections of each generation that has any.
+    """
+
+    service: str
+    route: Route | None
+    listeners: tuple[str, ...] = ()
+    connections: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,12 +249,25 @@ class Counts:
     retried: int = 0
 
 
-Message = Listen | Route | Close | Forget | Snapshot | Exit | Hello | Ack | Remaining | Counts
+Message = (
+    Listen
+    | Route
+    | Hold
+    | Describe
+    | Handover
+    | TakeOver
+    | Close
+    | Forget
+    | Snapshot
+    | Exit
+    | Hello
+    | Ack
+    | Serving
+    | Remaining
+    | Counts
+)
 
-_TYPES: Mapping[str, type[Any]] = {
-    kind.__name__.lower(): kind
-    for kind in (Listen, Route, Close, Forget, Snapshot, Exit, Hello, Ack, Remaining, Counts)
-}
+_TYPES: Mapping[str, type[Any]] = {kind.__name__.lower(): kind for kind in get_args(Message)}
 
 
 def encode(message: Message) -> bytes:
@@ -215,22 +280,26 @@ def encode(message: Message) -> bytes:
 
 
 def decode(payload: bytes) -> Message:
-    """Raise WireError for anything that `encode` of this version did not write."""
+    """Raise WireError for anything that `encode` of this version, or of an earlier one, did not write."""
     try:
         values = json.loads(payload)
         kind = _TYPES[values.pop("t")]
-        for name, rebuild in _REBUILD.items():
-            if name in values:
-                values[name] = rebuild(values[name])
-        message: Message = kind(**values)
+        message: Message = kind(**_rebuilt(values))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WireError(f"not a message of version {VERSION}: {payload[:80]!r} ({error!r})") from error
     return message
 
 
+def _rebuilt(values: dict[str, Any]) -> dict[str, Any]:
+    for name in _REBUILD.keys() & values.keys():
+        values[name] = _REBUILD[name](values[name])
+    return values
+
+
 def _generation_counts(values: dict[str, Any]) -> GenerationCounts:
     for name in ("duration", "connect", "request_duration"):
-        values[name] = Histogram(**values[name])
+        if name in values:
+            values[name] = Histogram(**values[name])
     return GenerationCounts(**values)
 
 
@@ -239,6 +308,9 @@ def _generation_counts(values: dict[str, Any]) -> GenerationCounts:
 _REBUILD: Mapping[str, Callable[[Any], Any]] = {
     "add": tuple,
     "remove": tuple,
+    "listeners": tuple,
+    "route": lambda value: Route(**_rebuilt(value)) if value is not None else None,
+    "then": lambda value: Route(**_rebuilt(value)),
     "endpoints": lambda items: tuple(Endpoint(**item) for item in items),
     "http": lambda value: Http(**value) if value is not None else None,
     "connections": lambda value: (

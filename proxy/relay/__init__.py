@@ -12,6 +12,13 @@
     generation   the connections, endpoints and counters of one generation
     timers       when to call what
 
+And what takes live connections from one worker to another:
+
+    parcel       a connection on its way
+    packing      what can be packed, and who packs and unpacks it
+    channel      the socket between the two workers
+    handover     giver and taker: who has what when, whatever dies
+
 Bytes are moved by plain functions called from one epoll loop (`engine`); trio holds that loop and the signals. An await
 for each read would cost more than everything else a relay does.
 """

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Protocol
 from proxy.logs import facts
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from proxy.relay.engine import Engine
     from proxy.relay.timers import Timer
 
@@ -58,6 +60,7 @@ class Gate:
         self._engine = engine
         self._retry: Timer | None = None
         self._warned = float("-inf")
+        self._emptied: Callable[[], None] | None = None  # set while it is closed on purpose
         self.capacity = capacity
         self.clients = 0
         self.is_open = True
@@ -81,6 +84,15 @@ class Gate:
             self._retry = self._engine.at(self._engine.now + RETRY, self._on_retry)
         self._shut()
 
+    def close(self, emptied: Callable[[], None]) -> None:
+        """Accept nobody until `reopen`; when the last client leaves meanwhile, `emptied` is called."""
+        self._emptied = emptied
+        self._shut()
+
+    def reopen(self) -> None:
+        self._emptied = None
+        self._open()
+
     def _on_retry(self) -> None:
         self._retry = None
         self._open()
@@ -91,7 +103,10 @@ class Gate:
             listener.update()
 
     def _open(self) -> None:
-        if not self.is_open and self.clients < self.capacity:
+        if self._emptied is not None:
+            if not self.clients:
+                self._emptied()
+        elif not self.is_open and self.clients < self.capacity:
             self.is_open = True
             for listener in self.listeners:
                 listener.update()
@@ -118,6 +133,10 @@ class Listener:
         self._is_watched = False
         self.wanted = False
         gate.listeners.add(self)
+
+    @property
+    def fd(self) -> int:
+        return self._sock.fileno()
 
     def update(self) -> None:
         """Watch the listener, or stop, as the service and the gate have it now."""

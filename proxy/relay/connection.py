@@ -21,10 +21,13 @@ import socket
 import struct
 from select import EPOLLERR, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
 from socket import MSG_DONTWAIT, MSG_MORE
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from proxy.core.address import Address
 from proxy.logs import facts
 from proxy.relay.engine import BUFFER, READ_ON, STREAM, STREAM_OUT
+from proxy.relay.http.place import find_place, place_of
+from proxy.relay.parcel import MOMENT, Parcel
 
 if TYPE_CHECKING:
     import _socket
@@ -42,6 +45,7 @@ LAST_WORDS = 5.0  # seconds without a byte that a side which was reset leaves it
 RESET = struct.pack("ii", 1, 0)  # struct linger: with a time of 0, close sends RST and drops what is unsent
 NOTHING = memoryview(b"")
 AWAITING_MORE = MSG_DONTWAIT | MSG_MORE
+_FLAGS = ("eof", "has_fin", "is_broken", "reads_on", "watches_out")  # of a side; all are false at first
 
 
 def reset_on_close(sock: _socket.socket) -> None:
@@ -246,6 +250,37 @@ class Side:
             self.reads_on = True
             self.enqueue()
 
+    # From one worker to another
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs, of which a side that is idle has nothing: JSON values and bytes."""
+        state: dict[str, Any] = {name: True for name in _FLAGS if getattr(self, name)}
+        if self.pending:
+            state["pending"] = bytes(self.pending)
+        return state
+
+    def restore(self, state: dict[str, Any]) -> None:
+        for name in _FLAGS:
+            setattr(self, name, bool(state.get(name)))
+        if pending := state.get("pending"):
+            self.pending = memoryview(pending)
+
+    def go_on(self) -> None:
+        """Read and send from where both sides are. The registration gives an edge for whatever there is already."""
+        peer = self.peer
+        if self.eof or peer.is_broken or peer.pending:
+            self.forward = None
+        self.engine.watch(self.fd, self, STREAM_OUT if self.watches_out else STREAM)
+        if self.forward is not None and self.reads_on:
+            self.enqueue()
+
+    def detach(self) -> None:
+        """Leave the socket to somebody else, open; whoever still holds this side finds nothing left to do."""
+        self.forward = None
+        self.pending = NOTHING
+        self.is_broken = True
+        del self.peer
+
     def release(self) -> None:
         """Close the socket; whoever still holds this side finds that there is nothing left to do."""
         self.forward = None
@@ -310,6 +345,69 @@ class Connection:
         except Exception as error:  # noqa: BLE001  # as above
             self.fail(error)
 
+    # From one worker to another
+
+    def pack(self) -> Parcel:
+        """Take it out of its service. Nothing is closed, nobody is told, and no end is counted."""
+        client, backend, service, endpoint = self.client, self.backend, self.service, self.endpoint
+        state = {
+            "place": place_of(self.generation, endpoint),
+            "accepted": self._accepted,
+            "last": self.last,
+            "client": client.state(),
+            "backend": backend.state(),
+        }
+        # Whoever takes it has the sockets open as well, so the kernel would not forget them by itself.
+        self.engine.unwatch(client.fd)
+        self.engine.unwatch(backend.fd)
+        if self._timer is not None:
+            self._timer.cancel()
+        client.detach()
+        backend.detach()
+        del self.client, self.backend
+        self.generation.members.remove(self)
+        endpoint.connections -= 1
+        service.client_left()
+        return Parcel("tcp", service.name, state, (client.sock, backend.sock))
+
+    @staticmethod
+    def check(parcel: Parcel) -> None:
+        """Raise ValueError, KeyError or TypeError for what `unpack` would not understand; nothing is touched."""
+        state = parcel.state
+        if len(parcel.sockets) != 2:
+            raise ValueError(f"{len(parcel.sockets)} sockets")
+        Address.parse(state["place"]["endpoint"])
+        memoryview(state["client"].get("pending", b""))
+        memoryview(state["backend"].get("pending", b""))
+        float(state["accepted"]) + float(state["last"])
+
+    @classmethod
+    def unpack(cls, service: Service, parcel: Parcel) -> None:
+        """Let it go on in this service.
+
+        What is pending was counted as received and unsent where it was packed. It is only sent here, so the sums over
+        both workers are right, and they are as well where both are the same.
+        """
+        state = parcel.state
+        endpoint, generation = find_place(service, state["place"])
+        client, backend = parcel.sockets
+        connection = cls(service, generation, endpoint, client, backend, float(state["accepted"]))
+        endpoint.connections += 1
+        service.client_came()
+        try:
+            connection._go_on(state)
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is this connection's alone
+            connection.fail(error)
+
+    def _go_on(self, state: dict[str, Any]) -> None:
+        client, backend = self.client, self.backend
+        self.last = float(state["last"])
+        client.restore(state["client"])
+        backend.restore(state["backend"])
+        client.go_on()
+        backend.go_on()
+        self.watch_idle(self.engine.now + MOMENT)
+
     def redirect(self) -> None:
         """It stays with its backend."""
 
@@ -332,13 +430,13 @@ class Connection:
     def _is_broken(self) -> bool:
         return self.client.is_broken or self.backend.is_broken
 
-    def watch_idle(self) -> None:
-        """Set the idle timer as the policy has it now."""
+    def watch_idle(self, soon: float = 0.0) -> None:
+        """Set the idle timer as the policy has it now, but not for before `soon`."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if timeout := self._idle_timeout:
-            self._timer = self.engine.at(self.last + timeout, self._on_idle)
+            self._timer = self.engine.at(max(self.last + timeout, soon), self._on_idle)
 
     def _on_idle(self) -> None:
         """The timer is not touched when bytes move; it looks when the last ones did instead."""

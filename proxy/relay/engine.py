@@ -102,9 +102,11 @@ class Engine:
     def close(self, sock: _socket.socket) -> None:
         """Close a connection's socket at the end of this pass; no event reaches its handler any more.
 
-        Nobody else has it open, so the kernel takes it out of the epoll set by itself.
+        The kernel would take it out of the epoll set by itself, but not while another worker, which has just handed it
+        over, has it open as well (epoll(7)): its events would then reach whoever gets the number next.
         """
-        self._handlers.pop(sock.fileno(), None)
+        if self._handlers.pop(sock.fileno(), None) is not None:
+            self._epoll.unregister(sock.fileno())
         self._closing.append(sock)
 
     def sweep(self) -> None:

@@ -116,6 +116,14 @@ class Generation:
         self._endpoints = busy | {endpoint.address: endpoint for endpoint in wanted}
         return wanted
 
+    def endpoint(self, address: str, replica: int) -> Endpoint:
+        """Return the endpoint at an address, a new one if none is known; raise ValueError for a bad address."""
+        endpoint = self._endpoints.get(address)
+        if endpoint is None:
+            endpoint = self._endpoints[address] = Endpoint(address)
+            endpoint.replica = replica
+        return endpoint
+
     def connected(self, seconds: float) -> None:
         self.connections += 1
         self.connect.counts[bisect_left(CONNECT_BUCKETS, seconds)] += 1

@@ -74,6 +74,20 @@ class Seeker:
         self._cancel_timer()
         self.service.waiting.pop(self, None)
 
+    def suspend(self) -> None:
+        """Want no backend here any more, to go on wanting one elsewhere: nobody is told."""
+        attempt, self._attempt = self._attempt, None
+        if attempt is not None:
+            attempt.withdraw()
+            self.service.engine.close(attempt.sock)
+            attempt.generation.members.remove(self)
+        self._cancel_timer()
+        self.service.waiting.pop(self, None)
+
+    @property
+    def is_seeking(self) -> bool:
+        return self._attempt is not None or self in self.service.waiting
+
     # Waiting
 
     def _wait(self, retry: float = math.inf) -> None:

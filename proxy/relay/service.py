@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
+import os
 from collections import Counter, defaultdict, deque
 from typing import TYPE_CHECKING
 
+from proxy.core.address import Address
 from proxy.core.balance import POLICIES, least
 from proxy.core.http.forwarded import Forwarding
+from proxy.logs import facts
 from proxy.relay.acceptor import Listener
 from proxy.relay.attempt import Attempt
 from proxy.relay.client import Client
@@ -28,10 +32,30 @@ if TYPE_CHECKING:
     from proxy.relay.seeker import Seeker
     from proxy.wire import Http, Route
 
+log = logging.getLogger(__name__)
+
 SHORTEST_ATTEMPT = 1.0  # seconds
 COALESCE = 0.1  # seconds between two announcements of how many connections a generation still has
 PART = 50  # generations in one message of counts, each up to some 2,000 bytes
 RELEASE = 64  # waiting clients that are let go at a time, so that they do not flood the backend's accept queue
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Switch:
+    """A switch that is about to come: the route to follow should control leave before it says so, if a file says 1."""
+
+    then: Route
+    decision: int  # a descriptor of that file, to be closed
+
+    def is_decided(self) -> bool:
+        try:
+            return os.pread(self.decision, 1, 0) == b"1"
+        except OSError as error:
+            log.error("whether a switch was decided cannot be read", extra=facts(error=error.strerror))
+            return False
+
+    def close(self) -> None:
+        os.close(self.decision)
 
 
 class Service:
@@ -74,6 +98,7 @@ class Service:
         self._balance = least
         self.balances_requests = False  # a request may go to another endpoint than the one before
         self._turn = 0
+        self._switch: Switch | None = None  # new connections wait for it
 
     # Policy
 
@@ -82,8 +107,8 @@ class Service:
 
         Raises ValueError for an endpoint that is no address or a balance that is not known; nothing changes then.
         """
-        if policy.balance not in POLICIES:
-            raise ValueError(f'unknown balance "{policy.balance}"')
+        _check(policy)
+        self._drop_switch()
         generation = self.generations.get(policy.generation) or Generation(policy.generation)
         endpoints = generation.endpoints(endpoint.address for endpoint in policy.endpoints)
         for endpoint, named in zip(endpoints, policy.endpoints, strict=True):
@@ -100,10 +125,36 @@ class Service:
         counts = {number: len(each.members) for number, each in self.generations.items() if each.members}
         return {policy.generation: 0} | counts
 
-    def release_held(self) -> None:
-        """Control is gone in the middle of a switch: go on with the present route."""
-        if self.policy is not None and self.policy.held:
-            self._replace(dataclasses.replace(self.policy, held=False))
+    def hold(self, then: Route, decision: int) -> None:
+        """Let new connections wait for the next route: as soon as all workers do, it is to be `then`.
+
+        `decision` is a descriptor of a file of one byte, and only lent: see wire.Hold. Raises ValueError for a route
+        that could not be followed, OSError where the descriptor cannot be copied; nothing changes then.
+        """
+        _check(then)
+        switch = Switch(then, os.dup(decision))
+        self._drop_switch()
+        self._switch = switch
+        if self.policy is not None:
+            self._replace(dataclasses.replace(self.policy))
+
+    def control_lost(self) -> None:
+        """Control is gone; in the middle of a switch, do what it had decided."""
+        switch = self._switch
+        if switch is None:
+            return
+        is_decided = switch.is_decided()
+        log.warning("control left in a switch", extra=facts(service=self.name, goes_on=is_decided))
+        self._drop_switch()
+        if is_decided:
+            self.route(switch.then)
+        elif self.policy is not None:
+            self._replace(dataclasses.replace(self.policy))
+
+    def _drop_switch(self) -> None:
+        if self._switch is not None:
+            self._switch.close()
+            self._switch = None
 
     def pick(self, tried: Collection[Endpoint]) -> Endpoint | None:
         """Choose an endpoint of the route that was not tried yet."""
@@ -125,7 +176,7 @@ class Service:
     def _replace(self, policy: Route) -> None:
         was_holding, had_idle = self.is_holding, self.idle_timeout
         self.policy = policy
-        self.is_holding = policy.held or policy.paused
+        self.is_holding = policy.paused or self._switch is not None
         self.is_ending = not policy.generation
         self.idle_timeout = policy.idle_timeout
         if policy.http != self.http:
@@ -193,6 +244,11 @@ class Service:
         if before is not None:
             before.close(drain=True)
 
+    @property
+    def listeners(self) -> dict[str, int]:
+        """The descriptor of each listener, by its address."""
+        return {address: listener.fd for address, listener in self._listeners.items()}
+
     def unlisten(self, address: str) -> None:
         """Stop accepting on a listener; what waits in its queue is accepted first. Unknown ones are no error."""
         listener = self._listeners.pop(address, None)
@@ -211,10 +267,7 @@ class Service:
 
     def admit(self, sock: _socket.socket, address: object) -> None:
         """Take an accepted connection."""
-        self._clients += 1
-        if self._clients >= self._limit:
-            self._update_room()
-        self.gate.enter()
+        self.client_came()
         if self.http is not None:
             HttpClient(self, sock, address).start()
             return
@@ -235,6 +288,13 @@ class Service:
             return Attempt(endpoint, self.generation)
         except OSError:
             return None
+
+    def client_came(self) -> None:
+        """There is one more client's socket."""
+        self._clients += 1
+        if self._clients >= self._limit:
+            self._update_room()
+        self.gate.enter()
 
     def client_left(self) -> None:
         """A client's socket is being closed."""
@@ -267,6 +327,22 @@ class Service:
     def refuse(self, reason: str) -> None:
         self.refused[reason] = self.refused.get(reason, 0) + 1
 
+    # From one worker to another
+
+    def find_generation(self, number: int, version: str) -> Generation:
+        """Return a generation by its number, a new one if it is not known here."""
+        generation = self.generations.get(number)
+        if generation is None:
+            generation = self.generations[number] = Generation(number)
+            generation.version = version
+        return generation
+
+    def announce_drains(self) -> None:
+        """Tell control how many connections the generations have that are not the active one."""
+        for generation in self.generations.values():
+            if generation is not self.generation:
+                self._announce(self.name, generation.number, len(generation.members))
+
     # The end
 
     def close_generation(self, number: int) -> int:
@@ -295,6 +371,7 @@ class Service:
         for listener in self._listeners.values():
             listener.close(drain=False)
         self._listeners.clear()
+        self._drop_switch()
         for number in self.generations:
             self.close_generation(number)
         for client in list(self.waiting):
@@ -318,3 +395,11 @@ class Service:
                 migrated=self.migrated,
                 retried=self.retried,
             )
+
+
+def _check(policy: Route) -> None:
+    """Raise ValueError for a policy that cannot be followed."""
+    if policy.balance not in POLICIES:
+        raise ValueError(f'unknown balance "{policy.balance}"')
+    for endpoint in policy.endpoints:
+        Address.parse(endpoint.address)

@@ -5,6 +5,7 @@ Tests hold both ends of what they look at, as blocking sockets with a timeout. T
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
@@ -15,15 +16,16 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
-from proxy import wire
+from proxy import __version__, wire
 from proxy.core.address import Address
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 T = TypeVar("T")
 S = TypeVar("S", bound="socket.socket | Listener")
@@ -43,6 +45,7 @@ class Control:
         self._sock.connect(str(path))
         self._numbers = itertools.count(1)
         self.unasked: list[wire.Remaining] = []
+        self._late: dict[int, wire.Ack | None] = {}  # requests whose answer is waited for later
 
     def hello(self) -> wire.Hello:
         message = self.receive()
@@ -72,6 +75,9 @@ class Control:
             if isinstance(message, wire.Remaining):
                 self.unasked.append(message)
                 continue
+            if isinstance(message, wire.Ack) and message.seq != number and message.seq in self._late:
+                self._late[message.seq] = message
+                continue
             found.append(message)
             if isinstance(message, wire.Ack):
                 assert message.seq == number
@@ -84,6 +90,26 @@ class Control:
         assert ack.error == ""
         return ack
 
+    def begin(self, kind: Callable[..., wire.Request], fd: int) -> int:
+        """Send a request that takes its time; other requests are answered meanwhile. Return its number."""
+        number = self.send(kind, fds=(fd,))
+        self._late[number] = None
+        return number
+
+    def is_through(self, number: int) -> bool:
+        """Whether a request that takes its time was answered by now."""
+        self.answers(self.send(wire.Snapshot))
+        return self._late[number] is not None
+
+    def through(self, number: int) -> wire.Ack:
+        """Wait for the answer to a request that takes its time."""
+        ack = self._late.pop(number)
+        if ack is None:
+            last = self.answers(number)[-1]
+            assert isinstance(last, wire.Ack)
+            return last
+        return ack
+
     def refused(self, kind: Callable[..., wire.Request], *fields: Any, **named: Any) -> str:
         """Send a request that cannot be served; return the error."""
         ack = self.answers(self.send(kind, *fields, **named))[-1]
@@ -94,9 +120,37 @@ class Control:
     def listen(self, service: str, listener: Listener) -> None:
         self.ask(wire.Listen, service, add=(listener.address,), fds=(listener.sock.fileno(),))
 
-    def route(self, service: str, generation: int, *addresses: str, **policy: Any) -> dict[int, int]:
+    def route(
+        self, service: str, generation: int, *addresses: str, held: bool = False, **policy: Any
+    ) -> dict[int, int]:
+        """Send a route; `held` is a switch that is under way and not decided."""
         endpoints = tuple(wire.Endpoint(replica, address) for replica, address in enumerate(addresses))
-        return self.ask(wire.Route, service, generation, endpoints, **policy).connections
+        connections = self.ask(wire.Route, service, generation, endpoints, **policy).connections
+        if held:
+            with decision(decided=False) as file:
+                self.hold(service, wire.Route(0, service, generation + 1), file)
+        return connections
+
+    def hold(self, service: str, then: wire.Route, decision: int) -> None:
+        self.ask(wire.Hold, service, then, fds=(decision,))
+
+    def describe(self) -> tuple[list[wire.Serving], dict[str, int]]:
+        """What the worker serves, and the descriptors of its listeners, which are the caller's to close."""
+        number = self.send(wire.Describe)
+        servings: list[wire.Serving] = []
+        descriptors: list[int] = []
+        while True:
+            payload, fds, flags, _ = socket.recv_fds(self._sock, wire.MAX_MESSAGE, wire.MAX_FDS)
+            assert not flags & socket.MSG_CTRUNC
+            message = wire.decode(payload)
+            descriptors += fds
+            if isinstance(message, wire.Serving):
+                assert len(fds) == len(message.listeners)
+                servings.append(message)
+            elif isinstance(message, wire.Ack):
+                assert (message.seq, message.error) == (number, "")
+                addresses = [address for serving in servings for address in serving.listeners]
+                return servings, dict(zip(addresses, descriptors, strict=True))
 
     def remaining(self) -> wire.Remaining:
         """Return the next thing that the worker says unasked."""
@@ -111,6 +165,10 @@ class Control:
             if isinstance(message, wire.Counts) and message.service == service:
                 return message
         raise KeyError(service)
+
+    def counts_all(self) -> list[wire.Message]:
+        """The counts of every service, and the Ack."""
+        return self.answers(self.send(wire.Snapshot))
 
     def counts_when(self, service: str, condition: Callable[[wire.Counts], bool]) -> wire.Counts:
         """Return the counts once the condition holds: what the worker does on its own has no other event."""
@@ -127,6 +185,14 @@ def eventually(look: Callable[[], T | None]) -> T:
         assert time.monotonic() < deadline, f"not within {PATIENCE} s: {look}"
         time.sleep(0.01)
     return found
+
+
+@contextlib.contextmanager
+def decision(*, decided: bool) -> Iterator[int]:
+    """The file that says whether a switch is to be made, for those who come to know it only afterwards."""
+    with tempfile.TemporaryFile() as file:
+        os.pwrite(file.fileno(), b"1" if decided else b"0", 0)
+        yield file.fileno()
 
 
 class Listener:
@@ -227,6 +293,8 @@ def fill(sock: socket.socket, *, limit: int = 256 << 20) -> int:
 class WorkerProcess:
     """`python -P -m proxy.relay`, with the test as its control. Nothing is left of it when the context ends."""
 
+    module = "proxy.relay"
+
     def __init__(self, folder: Path, *, descriptors: int | None = None) -> None:
         self.path = folder / "worker.sock"
         self.log = folder / "worker.log"
@@ -239,7 +307,7 @@ class WorkerProcess:
             door.listen(8)
             limit = self._descriptors
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "proxy.relay", "--fd", str(door.fileno()), "--log-format", "text"],
+                [sys.executable, "-P", "-m", self.module, "--fd", str(door.fileno()), "--log-format", "text"],
                 pass_fds=[door.fileno()],
                 stderr=log,
                 env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
@@ -247,7 +315,7 @@ class WorkerProcess:
                 preexec_fn=limit and (lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit // 2, limit))),  # noqa: PLW1509
             )
         self.control = Control(self.path)
-        assert self.control.hello() == wire.Hello(wire.VERSION, self.pid)
+        assert self.control.hello() == wire.Hello(wire.VERSION, self.pid, __version__)
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
@@ -353,8 +421,10 @@ class Service:
         addresses = [backend.address for backend in backends or [self.backend]]
         return self.control.route("web", generation, *addresses, **policy)
 
-    def hold(self, generation: int = 1, **policy: Any) -> dict[int, int]:
-        return self.route(generation, held=True, **policy)
+    def hold(self) -> None:
+        """Let new connections wait for the next route. A control that leaves before that has not decided."""
+        with decision(decided=False) as file:
+            self.control.hold("web", wire.Route(0, "web", 1_000_000), file)
 
     def client(self, **options: Any) -> socket.socket:
         """A client's connection to the public listener."""

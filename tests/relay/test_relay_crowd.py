@@ -77,7 +77,7 @@ def test_a_crowd_is_served_while_the_route_changes(service: Service) -> None:
             answers = [clients.submit(ask, service.public.address, up, down) for up, down in sizes]
             for generation in range(2, 20):
                 answers[generation * 8].result()
-                service.hold(generation - 1)
+                service.hold()
                 service.route(generation, listeners[generation % 3])
             served_by = {answer.result() for answer in answers}
     finally:

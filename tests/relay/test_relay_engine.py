@@ -110,7 +110,7 @@ def test_a_reused_descriptor_gets_no_event_of_the_one_before(service: Service, w
         old = [service.pair() for _ in range(8)]
         for pair in old:
             ping(*pair)
-        service.hold(generation)
+        service.hold()
         worker.freeze()
         for client, _ in old:
             reset(client)

@@ -225,7 +225,7 @@ class Stage:
     def switch(self) -> None:
         with self._lock:
             if self._generation:
-                self._web.hold(self._generation)
+                self._web.hold()
             self._generation += 1
             self._web.route(self._generation, self._listeners[self._generation % 3])
 

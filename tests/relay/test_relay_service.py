@@ -42,7 +42,7 @@ def test_after_a_route_is_acknowledged_nothing_new_reaches_the_old_generation(se
 def test_a_held_client_goes_to_the_new_generation(service: Service) -> None:
     service.route(1)
     exchange(service.pair())
-    service.hold(1)
+    service.hold()
     client = service.client()
     client.sendall(b"?")
     assert is_quiet(service.backend.sock)

@@ -1,12 +1,13 @@
 """Where the body of a message ends (RFC 9112, sections 6 and 7).
 
-Each kind has `take(data)`: how many of these bytes belong to the body; and `is_done`: whether it is over.
+Each kind has `take(data)`: how many of these bytes belong to the body; and `is_done`: whether it is over. From its
+`state()`, a dictionary of JSON values and bytes, `restored` makes it again, in another process or release.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from proxy.core.http.head import CHUNKED, CLAIMS, LIMIT, UNTIL_CLOSE, HeadError, names_of_trailers
 
@@ -20,6 +21,7 @@ _TINY_CHUNKS = re.compile(
     rb"(?:\r\n(?:%b))+" % b"|".join(b"%b\r\n.{%d}" % (b"[%x%X]" % (n, n), n) for n in range(1, 16)), re.DOTALL
 )
 SIZE, END, TRAILERS = range(3)
+_PLACES = ("size", "end", "trailers")  # their names in a state
 BARE: Final = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)")  # what some read as the end of a line, and some do not
 _FRAMING = frozenset({b"content-length", b"transfer-encoding", b"host", b"trailer"})  # RFC 9110, 6.5.1
 
@@ -36,6 +38,8 @@ class Body(Protocol):
         """Return how many bytes at the beginning of `data` belong to the body. Raises HeadError for broken framing."""
         ...
 
+    def state(self) -> dict[str, Any]: ...
+
 
 class Nothing:
     """No body."""
@@ -46,6 +50,9 @@ class Nothing:
     def take(self, _data: memoryview) -> int:
         return 0
 
+    def state(self) -> dict[str, Any]:
+        return {"kind": "nothing"}
+
 
 class Length:
     """A body of a known length."""
@@ -55,7 +62,7 @@ class Length:
 
     def __init__(self, length: int) -> None:
         self._left = length
-        self.is_done = False
+        self.is_done = not length
 
     def take(self, data: memoryview) -> int:
         size = len(data)
@@ -66,6 +73,9 @@ class Length:
         self.is_done = True
         return size
 
+    def state(self) -> dict[str, Any]:
+        return {"kind": "length", "left": self._left}
+
 
 class UntilClose:
     """A body that the end of the connection ends."""
@@ -75,6 +85,9 @@ class UntilClose:
 
     def take(self, data: memoryview) -> int:
         return len(data)
+
+    def state(self) -> dict[str, Any]:
+        return {"kind": "until close"}
 
 
 class Chunked:
@@ -109,6 +122,16 @@ class Chunked:
             else:
                 taken += self._trailers(data[taken:])
         return taken
+
+    def state(self) -> dict[str, Any]:
+        place = _PLACES[self._next]
+        return {"kind": "chunked", "left": self._left, "next": place, "begun": self._begun, "is_done": self.is_done}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._left = size_of(state, "left")
+        self._next = _PLACES.index(state["next"])
+        self._begun = bytes_of(state, "begun")
+        self.is_done = bool(state["is_done"])
 
     def _size(self, data: memoryview) -> int:
         line, before = self._line(data, _LONGEST_SIZE)
@@ -171,3 +194,36 @@ def of_length(length: int) -> Body:
     if length == CHUNKED:
         return Chunked()
     return UntilClose() if length == UNTIL_CLOSE else Length(length)
+
+
+def size_of(state: dict[str, Any], name: str) -> int:
+    """Return a number of bytes of a state. Raises ValueError for what is none."""
+    value = state[name]
+    if not isinstance(value, int) or value < 0:
+        raise ValueError(f"not a number of bytes: {name} is {value!r}")
+    return value
+
+
+def bytes_of(state: dict[str, Any], name: str) -> bytes:
+    """Return bytes of a state. Raises ValueError for what is none."""
+    value = state[name]
+    if not isinstance(value, bytes):
+        raise ValueError(f"not bytes: {name} is {value!r}")  # noqa: TRY004  # it is what was sent that is wrong
+    return value
+
+
+def restored(state: dict[str, Any]) -> Body:
+    """Return a body that goes on where the one with this state was. Raises ValueError or KeyError for what is none."""
+    match state["kind"]:
+        case "nothing":
+            return NOTHING
+        case "length":
+            return Length(size_of(state, "left"))
+        case "until close":
+            return UntilClose()
+        case "chunked":
+            chunked = Chunked()
+            chunked.restore(state)
+            return chunked
+        case kind:
+            raise ValueError(f"not a kind of body: {kind!r}")

@@ -3,12 +3,15 @@
 Both are fed with `take(data)`, which returns how many of these bytes belong to the present message: first those of its
 head, then, in further calls, those of its body. Bytes behind a complete message are not taken; `next` begins another.
 As long as a head is not complete, all of `data` is taken.
+
+Both can go on in another process: `state()` is a dictionary of JSON values and bytes, and `restore` takes it up. Heads
+travel as they came, and are read again.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from proxy.core.http import body
 from proxy.core.http.head import LIMIT, HeadError, RequestHead, ResponseHead, parse_request, parse_response
@@ -62,6 +65,23 @@ class Requests:
         self._is_first = False
         self.head = head
         self.body = body.NOTHING
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "head": self.head and self.head.raw,
+            "body": self.body and self.body.state(),
+            "begun": self.begun,
+            "is_first": self._is_first,
+            "is_foreign": self.is_foreign,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on where others were. Raises ValueError or KeyError for a state that makes no sense."""
+        self.head = parse_request(body.bytes_of(state, "head")) if state["head"] else None
+        self.body = body.restored(state["body"]) if state["body"] else None
+        self.begun = body.bytes_of(state, "begun")
+        self._is_first = bool(state["is_first"])
+        self.is_foreign = bool(state["is_foreign"])
 
     def _gather(self, data: memoryview) -> int:
         """Add to a head that comes in pieces, or behind empty lines: an old client's mistake (RFC 9112, 2.2)."""
@@ -156,6 +176,21 @@ class Responses:
     def next(self) -> None:
         self.head = self.body = None
         self.begun = b""
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "method": self._method,
+            "head": self.head and self.head.raw,
+            "body": self.body and self.body.state(),
+            "begun": self.begun,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on where others were. Raises ValueError or KeyError for a state that makes no sense."""
+        self._method = str(state["method"])
+        self.head = parse_response(body.bytes_of(state, "head")) if state["head"] else None
+        self.body = body.restored(state["body"]) if state["body"] else None
+        self.begun = body.bytes_of(state, "begun")
 
     def _length(self, head: ResponseHead) -> int:
         if self._method == "HEAD" or head.status < 200 or head.status in (204, 304):

@@ -18,15 +18,17 @@ from __future__ import annotations
 
 import logging
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from proxy.core.http.head import HeadError, parse_request
 from proxy.logs import facts
 from proxy.relay.connection import IDLE, NOTHING, reset_on_close
 from proxy.relay.engine import STREAM
 from proxy.relay.http.exchange import Exchange
+from proxy.relay.http.place import find_place
 from proxy.relay.http.reader import BUSY, CLOSED, FLUSHING, HEAD, LINGERING, SEEKING, RequestReader
 from proxy.relay.http.search import Search
+from proxy.relay.http.stream import MOMENT
 from proxy.relay.http.tunnel import open_tunnel
 from proxy.relay.http.upstream import Upstream
 
@@ -247,12 +249,15 @@ class HttpClient(RequestReader):
         """There is a connection to a backend. `mask` holds the events of its socket until now."""
         self._search = None
         self.let_go()
+        upstream = Upstream(self, attempt.sock, attempt.endpoint, attempt.generation)
         try:
-            upstream = self.upstream = Upstream(self, attempt, mask)
+            attempt.succeeded()
+            upstream.start(mask, was_reset=attempt.was_reset)
         except OSError:
             attempt.withdraw()
             self.engine.close(attempt.sock)
             raise
+        self.upstream = upstream
         upstream.policy = None if self.service.is_holding else self.service.policy
         head, out = self._exchange.head, self._exchange.held
         if head is None:
@@ -393,7 +398,7 @@ class HttpClient(RequestReader):
         """Wait for the client to close, until it has been silent for a while, or until `limit`."""
         until = min(self.last + LINGER, limit)
         if until > self.engine.now:
-            self.set_timer(until, lambda: self._linger(limit))
+            self.set_timer(until, lambda: self._linger(limit), limit)
         else:
             self.close()
 
@@ -517,7 +522,10 @@ class HttpClient(RequestReader):
             if not service.is_ending:
                 self.cancel_timer()  # it was an empty line, in two pieces
         elif service.http is not None and not self.has_timer:
-            self.set_timer(self.engine.now + service.http.header_timeout, lambda: self._reply(408))
+            self._set_head_timer(self.engine.now + service.http.header_timeout)
+
+    def _set_head_timer(self, deadline: float) -> None:
+        self.set_timer(deadline, lambda: self._reply(408), deadline)
 
     def idled(self) -> None:
         if self._state == SEEKING:
@@ -543,6 +551,83 @@ class HttpClient(RequestReader):
     def _on_service_ended(self) -> None:
         self._watch_head()
         self.service_ends()
+
+    # From one worker to another
+
+    @property
+    def asked(self) -> RequestHead | None:
+        """The head of the request that is under way."""
+        return self._exchange.head
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs to go on in another worker, or here again: JSON values and bytes."""
+        search, upstream = self._search, self.upstream
+        return super().state() | {
+            "exchange": self._exchange.state(),
+            "search": search.state() if search is not None else None,
+            "upstream": upstream.state() if upstream is not None else None,
+        }
+
+    def detach(self) -> None:
+        """Leave both sockets, open, to somebody else. Nobody is told, and no end is counted."""
+        search, self._search = self._search, None
+        upstream, self.upstream = self.upstream, None
+        self._state = CLOSED  # so that whatever still comes here finds nothing to do
+        self.cancel_timers()
+        if search is not None:
+            search.suspend()
+        if upstream is not None:
+            upstream.detach()
+        super().detach()
+        self.service.http_clients.discard(self)
+        self.service.client_left()
+
+    def take_up(self, state: dict[str, Any], backend: _socket.socket | None) -> None:
+        """Go on where another one was with these sockets."""
+        self.service.client_came()
+        try:
+            self.restore(state)
+            if backend is not None:
+                self._restore_upstream(state["upstream"], backend)
+            self._go_on(state)
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is this client's alone
+            self.fail(error)
+            if backend is not None:  # which may not have been the client's yet
+                reset_on_close(backend)
+                self.engine.close(backend)
+
+    def restore(self, state: dict[str, Any]) -> None:
+        super().restore(state)
+        self._exchange.restore(state["exchange"], self._requests.head)
+
+    def _restore_upstream(self, state: dict[str, Any], sock: _socket.socket) -> None:
+        upstream = Upstream(self, sock, *find_place(self.service, state["place"]))
+        upstream.restore(state)
+        self.upstream = upstream
+        if upstream.generation is not self.service.generation and not self.service.is_ending:
+            self.redirect()
+
+    def _go_on(self, state: dict[str, Any]) -> None:
+        """Set off what no event of the sockets does."""
+        soon = self.engine.now + MOMENT
+        deadline = float(state["deadline"])
+        self.watch_idle(soon)
+        if self._state == LINGERING or self.service.is_ending:
+            self.last = self.engine.now
+        if self._state == LINGERING:
+            self._linger(max(deadline, soon))
+        elif self._state == SEEKING:
+            self._search = Search(self)
+            self._search.restore(state["search"])
+        elif self._state == HEAD:
+            if deadline:
+                self._set_head_timer(max(deadline, soon))
+            else:
+                self._watch_head()
+            if self._behind:
+                self.enqueue()
+        if self.service.is_ending:
+            self.service_ends()
 
     # The end
 
@@ -610,11 +695,3 @@ class HttpClient(RequestReader):
         self.engine.close(self.sock)
         self.service.http_clients.discard(self)
         self.service.client_left()
-
-
-def _host_of(address: object) -> str:
-    """Return the IP address of what accept(2) gave, or ""."""
-    if not isinstance(address, tuple):
-        return ""
-    host = str(address[0]).partition("%")[0]
-    return host.removeprefix("::ffff:") if "." in host else host

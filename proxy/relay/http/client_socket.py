@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from proxy.relay.http.stream import Stream
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class ClientSocket(Stream):
     """`last` is when a byte last moved, in seconds of time.monotonic(); `address` is the client's IP address, or ""."""
 
-    __slots__ = ("_flow", "_idle_timer", "_timer", "accepted", "address", "last", "service")
+    __slots__ = ("_deadline", "_flow", "_idle_timer", "_timer", "accepted", "address", "last", "service")
 
     def __init__(self, service: Service, sock: _socket.socket, address: object) -> None:
         """`address` is the client's, as accept(2) has it."""
@@ -28,6 +28,7 @@ class ClientSocket(Stream):
         self.last = self.accepted = self.engine.now
         self._flow: Flow | None = None  # to which what is pending belongs
         self._timer: Timer | None = None  # of the state that the client is in
+        self._deadline = 0.0  # by when what it is for has to be over, where that is more than the timer itself says
         self._idle_timer: Timer | None = None
 
     # Sending
@@ -72,9 +73,10 @@ class ClientSocket(Stream):
     def has_timer(self) -> bool:
         return self._timer is not None
 
-    def set_timer(self, when: float, action: Callable[[], object]) -> None:
-        """Call `action` at that time, and nothing that was to be called before."""
+    def set_timer(self, when: float, action: Callable[[], object], deadline: float = 0.0) -> None:
+        """Call `action` at that time, and nothing that was to be called before. `deadline` travels with the client."""
         self.cancel_timer()
+        self._deadline = deadline
         self._timer = self.engine.at(when, lambda: self._on_timer(action))
 
     def cancel_timer(self) -> None:
@@ -86,13 +88,13 @@ class ClientSocket(Stream):
         self._timer = None
         action()
 
-    def watch_idle(self) -> None:
-        """Set the idle timer as the policy has it now."""
+    def watch_idle(self, earliest: float = 0.0) -> None:
+        """Set the idle timer as the policy has it now, but not for a time before `earliest`."""
         if self._idle_timer is not None:
             self._idle_timer.cancel()
             self._idle_timer = None
         if timeout := self.service.idle_timeout:
-            self._idle_timer = self.engine.at(self.last + timeout, self._on_idle)
+            self._idle_timer = self.engine.at(max(self.last + timeout, earliest), self._on_idle)
 
     def _on_idle(self) -> None:
         """The timer is not touched when bytes move; it looks when the last ones did instead."""
@@ -107,6 +109,32 @@ class ClientSocket(Stream):
         if self._idle_timer is not None:
             self._idle_timer.cancel()
             self._idle_timer = None
+
+    # From one worker to another
+
+    def state(self) -> dict[str, Any]:
+        return super().state() | {
+            "address": self.address,
+            "accepted": self.accepted,
+            "last": self.last,
+            "flow": self._flow_state() if self.pending else None,
+            "deadline": self._deadline if self.has_timer else 0.0,
+        }
+
+    def _flow_state(self) -> dict[str, Any] | None:
+        """Name the generation that has counted what is pending; None for an answer of our own, or if it is gone."""
+        for generation in self.service.generations.values():
+            if generation.downstream is self._flow:
+                return {"generation": generation.number, "version": generation.version}
+        return None
+
+    def restore(self, state: dict[str, Any]) -> None:
+        super().restore(state)
+        self.address = str(state["address"])
+        self.accepted = float(state["accepted"])
+        self.last = float(state["last"])
+        if flow := state["flow"]:
+            self._flow = self.service.find_generation(flow["generation"], flow["version"]).downstream
 
     # What the client makes of it
 

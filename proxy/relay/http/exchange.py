@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from email.utils import formatdate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from proxy.core.http.answer import ANSWERS, render
+from proxy.core.http.body import bytes_of, size_of
 from proxy.relay.access_log import Entry
 
 if TYPE_CHECKING:
@@ -59,6 +60,33 @@ class Exchange:
         self.head = None
         self.held = b""
         self.was_retried = False
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs to go on in another worker: JSON values and bytes. The head is known from the reader."""
+        return {
+            "is_begun": self.head is not None,
+            "held": self.held,
+            "is_owed": self.is_owed,
+            "sent": self.sent,
+            "started": self.started,
+            "uncounted": self.uncounted,
+            "was_migrated": self.was_migrated,
+            "was_retried": self.was_retried,
+        }
+
+    def restore(self, state: dict[str, Any], head: RequestHead | None) -> None:
+        """Go on with the request whose head this is. Raises ValueError or KeyError for a state that makes no sense."""
+        if state["is_begun"]:
+            if head is None:
+                raise ValueError("a request without a head")
+            self.head = head
+        self.held = None if state["held"] is None else bytes_of(state, "held")
+        self.is_owed = bool(state["is_owed"])
+        self.sent = size_of(state, "sent")
+        self.started = float(state["started"])
+        self.uncounted = size_of(state, "uncounted")
+        self.was_migrated = bool(state["was_migrated"])
+        self.was_retried = bool(state["was_retried"])
 
     @property
     def may_be_repeated(self) -> bool:

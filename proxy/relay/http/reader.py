@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from select import EPOLLIN, EPOLLOUT, EPOLLRDHUP
 from socket import MSG_DONTWAIT, MSG_PEEK
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from proxy.core.http.body import bytes_of
 from proxy.core.http.head import HeadError
 from proxy.core.http.messages import Requests
 from proxy.relay.engine import BUFFER, GONE, READ_ON
@@ -28,6 +29,7 @@ BUSY: Final = 2
 FLUSHING: Final = 3
 LINGERING: Final = 4
 CLOSED: Final = 5
+NAMES: Final = ("head", "seeking", "busy", "flushing", "lingering")  # of those that can travel
 
 
 class RequestReader(ClientSocket):
@@ -192,6 +194,27 @@ class RequestReader(ClientSocket):
         except OSError:
             return
         self._on_end()
+
+    # From one worker to another
+
+    def state(self) -> dict[str, Any]:
+        return super().state() | {
+            "state": NAMES[self._state],
+            "requests": self._requests.state(),
+            "behind": self._behind,
+            "unread": self._unread,
+            "has_ended": self._has_ended,
+            "closes": self._closes,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        super().restore(state)
+        self._requests.restore(state["requests"])
+        self._behind = bytes_of(state, "behind")
+        self._unread = bool(state["unread"])
+        self._has_ended = bool(state["has_ended"])
+        self._closes = bool(state["closes"])
+        self._state = NAMES.index(state["state"])
 
     # What is made of it
 

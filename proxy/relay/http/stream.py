@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from socket import MSG_DONTWAIT
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from proxy.core.http.body import bytes_of
 from proxy.relay.connection import NOTHING
-from proxy.relay.engine import STREAM_OUT
+from proxy.relay.engine import STREAM, STREAM_OUT
 
 if TYPE_CHECKING:
     import _socket
 
     from proxy.relay.engine import Engine
+
+# Seconds after a client has moved in which no deadline of its ends: what came on the way is to be seen first.
+MOMENT = 1.0
 
 
 class Stream:
@@ -71,6 +75,32 @@ class Stream:
         if not self._is_queued:
             self._is_queued = True
             self.engine.ready.append(self)
+
+    # From one worker to another
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs to go on elsewhere: JSON values and bytes."""
+        return {"pending": bytes(self.pending), "reads_on": self.reads_on}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on where another one was with this socket. Raises ValueError or KeyError, or OSError if it is no use."""
+        self.reads_on = bool(state["reads_on"])
+        if pending := bytes_of(state, "pending"):
+            self.pending = memoryview(pending)
+            self.watches_out = True
+        # The registration gives an edge for whatever there is already, so that nothing has to be asked for.
+        self.engine.watch(self.fd, self, STREAM_OUT if pending else STREAM)
+
+    def detach(self) -> None:
+        """Leave the socket to somebody else, open; whoever still holds this one finds nothing left to do."""
+        self.engine.unwatch(self.fd)
+        self.pending = NOTHING
+
+    # What is made of it
+
+    def on_event(self, mask: int) -> None:
+        """Handle an event, as epoll_ctl(2) has it."""
+        raise NotImplementedError
 
     def on_ready(self, reads: int) -> None:
         """Read, at most so many buffers."""

@@ -11,20 +11,21 @@ import socket
 from contextlib import suppress
 from select import EPOLLIN, EPOLLOUT
 from socket import MSG_DONTWAIT, MSG_PEEK
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from proxy.core.http.head import HeadError, parse_response
 from proxy.core.http.messages import Responses
 from proxy.logs import facts
 from proxy.relay.connection import NOTHING, reset_on_close
 from proxy.relay.engine import BUFFER, GONE, READ_ON, STREAM
+from proxy.relay.http.place import place_of
 from proxy.relay.http.stream import Stream
 
 if TYPE_CHECKING:
     import _socket
 
     from proxy.core.http.head import RequestHead, ResponseHead
-    from proxy.relay.attempt import Attempt
+    from proxy.relay.generation import Endpoint, Generation
     from proxy.relay.http.client import HttpClient
     from proxy.wire import Route
 
@@ -47,7 +48,7 @@ def acknowledge(sock: _socket.socket) -> None:
 
 
 class Upstream(Stream):
-    """Somebody else's socket from `attempt` on. While a request is in flight, `request` is its head.
+    """A client's, from `start` or `restore` on. While a request is in flight, `request` is its head.
 
     `policy` is the last one by which it was found to be where requests should go.
     """
@@ -70,28 +71,33 @@ class Upstream(Stream):
         "request",
     )
 
-    def __init__(self, client: HttpClient, attempt: Attempt, mask: int) -> None:
-        """`mask` holds the events of the socket until now."""
-        super().__init__(client.engine, attempt.sock)
-        attempt.succeeded()
+    def __init__(self, client: HttpClient, sock: _socket.socket, endpoint: Endpoint, generation: Generation) -> None:
+        super().__init__(client.engine, sock)
         self.client = client
-        self.endpoint = attempt.endpoint
-        self.generation = attempt.generation
+        self.endpoint = endpoint
+        self.generation = generation
         self.policy: Route | None = None
         self.request: RequestHead | None = None
         self.had_interim = False
         self.is_answering = False  # the client has got bytes of the response
         self.is_blocked = False  # the client has to take what it got first
-        self.is_broken = attempt.was_reset  # nothing can be sent any more
+        self.is_broken = False  # nothing can be sent any more
         self.is_gone = False
         self.is_shut = False  # the client's FIN was passed on, or is about to be
-        self.reads_on = bool(mask & READ_ON) or self.is_broken
-        self.watches_out = bool(mask)
         self.idle_since = self._opened = self.engine.now
         self._responses = Responses()
         self._known: ResponseHead | None = None  # the last head of a response that came whole
+
+    def start(self, mask: int, *, was_reset: bool) -> None:
+        """Serve the client from now on. `mask` holds the events of the socket until now. Raises OSError.
+
+        The endpoint has counted the connection from the first attempt on.
+        """
+        self.is_broken = was_reset
+        self.reads_on = bool(mask & READ_ON) or was_reset
+        self.watches_out = bool(mask)
         self.engine.watch(self.fd, self, STREAM)
-        self.generation.members.add(client)
+        self.generation.members.add(self.client)
         if mask & ~EPOLLOUT:
             self.enqueue()  # the edge of what it said is gone
 
@@ -359,6 +365,44 @@ class Upstream(Stream):
             client.responded(head, needs_close=True, is_excess=False)
         elif self.is_answering or self.had_interim or responses.begun or not client.retry():
             client.backend_failed()
+
+    # From one worker to another
+
+    def state(self) -> dict[str, Any]:
+        return super().state() | {
+            "place": place_of(self.generation, self.endpoint),
+            "is_asked": self.request is not None,
+            "had_interim": self.had_interim,
+            "is_answering": self.is_answering,
+            "is_blocked": self.is_blocked,
+            "is_broken": self.is_broken,
+            "is_shut": self.is_shut,
+            "idle_since": self.idle_since,
+            "opened": self._opened,
+            "responses": self._responses.state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._responses.restore(state["responses"])
+        self.had_interim = bool(state["had_interim"])
+        self.is_answering = bool(state["is_answering"])
+        self.is_blocked = bool(state["is_blocked"])
+        self.is_broken = bool(state["is_broken"])
+        self.is_shut = bool(state["is_shut"])
+        self.idle_since = float(state["idle_since"])
+        self._opened = float(state["opened"])
+        super().restore(state)
+        self.generation.members.add(self.client)
+        self.endpoint.connections += 1
+        if state["is_asked"]:
+            self.request = self.client.asked
+            self.endpoint.in_flight += self.request is not None
+
+    def detach(self) -> None:
+        super().detach()
+        self.release()
+        self.endpoint.connections -= 1
+        self.generation.members.remove(self.client)
 
     # The end
 
