@@ -37,6 +37,11 @@ CONTRACT = [
     "proxy_http_retries_total",
     "proxy_worker_up",
     "proxy_worker_restarts_total",
+    "proxy_trouble",
+    "proxy_upgrades_total",
+    "proxy_control_starts_total",
+    "proxy_handover_connections_total",
+    "proxy_handover_pause_seconds",
     "proxy_build_info",
 ]
 

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import re
 import subprocess
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
@@ -37,7 +44,10 @@ def sample() -> Sample:
 
 @pytest.fixture
 def metrics() -> Metrics:
-    metrics = Metrics(sample)
+    return eventful(Metrics(sample))
+
+
+def eventful(metrics: Metrics) -> Metrics:
     metrics.service("web")
     metrics.started("web", "v1", 1)
     metrics.checked("web", "v1", "ok")
@@ -57,7 +67,8 @@ def values(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], fl
 
 
 @pytest.mark.parametrize("openmetrics", [False, True])
-def test_every_metric_that_dashboards_rely_on_is_there(metrics, openmetrics):
+def test_every_metric_that_dashboards_rely_on_is_there(openmetrics):
+    metrics = eventful(Metrics(lambda: replace(sample(), trouble={"state": False}, handover_pause=0.025)))
     page, kind = metrics.render(openmetrics=openmetrics)
     assert ("openmetrics" in kind) == openmetrics
     parse = parse_openmetrics if openmetrics else parse_text
@@ -131,3 +142,235 @@ def test_promtool_has_nothing_to_say_against_the_page(metrics):
     page = metrics.render(openmetrics=False)[0]
     done = subprocess.run([promtool, "check", "metrics"], input=page, capture_output=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+# The page as a whole: what stands on it is what queries and dashboards of users are written against.
+
+PAGE = Path(__file__).with_name("metrics_page.txt")
+
+
+def busy_day(metrics: Metrics) -> Metrics:
+    """Something of everything, with values on both sides of each bucket's bound."""
+    eventful(metrics)
+    for service in ("web", 'odd "name"\\\n'):
+        metrics.service(service)
+        metrics.started(service, "v2", 2)
+        metrics.started(service, "v1", 3)
+        metrics.restarted(service, "v2")
+        metrics.checked(service, "v2", "failed")
+        for seconds in (0.0, 0.005, 0.0050001, 0.1, 299.9, 300.0, 300.1):
+            metrics.phase(service, "drain", seconds)
+            metrics.drained(service, "drained", seconds, 0)
+        metrics.swapped(service, "rolled_back")
+    metrics.forget("web", "v2", 2)
+    metrics.service("gone")
+    metrics.started("gone", "v1", 1)
+    metrics.forget_service("gone")
+    return metrics
+
+
+def page_of(metrics: Metrics) -> str:
+    page = metrics.render(openmetrics=False)[0].decode()
+    return re.sub(r"proxy_build_info\{.*\}", "proxy_build_info", page)
+
+
+def test_names_labels_help_buckets_and_values_are_what_they_were():
+    assert page_of(busy_day(Metrics(sample))) == PAGE.read_text()
+
+
+def test_without_a_sample_there_is_what_control_counts():
+    page = page_of(busy_day(Metrics()))
+    assert "proxy_swaps_total" in page
+    assert "proxy_connections" not in page
+
+
+def test_trouble_and_the_last_handover_are_shown():
+    metrics = Metrics(lambda: Sample([], {}, 0, trouble={"state": True, "counters": False}, handover_pause=0.25))
+    found = values(metrics)
+    assert found["proxy_trouble", (("kind", "state"),)] == 1
+    assert found["proxy_trouble", (("kind", "counters"),)] == 0
+    assert found["proxy_handover_pause_seconds", ()] == 0.25
+
+
+def test_before_the_first_handover_no_pause_is_claimed():
+    assert ("proxy_handover_pause_seconds", ()) not in values(Metrics(lambda: Sample([], {}, 0)))
+
+
+def test_a_rate_sees_the_very_first_upgrade_start_and_handover():
+    metrics = Metrics()
+    zero = values(metrics)
+    for result in ("upgraded", "failed"):
+        assert zero["proxy_upgrades_total", (("result", result),)] == 0
+    for how in ("first", "adopted", "upgraded"):
+        assert zero["proxy_control_starts_total", (("how", how),)] == 0
+    assert zero["proxy_handover_connections_total", ()] == 0
+    metrics.upgraded("failed")
+    metrics.control_started("adopted")
+    metrics.handed_over(5000)
+    metrics.handed_over(1)
+    found = values(metrics)
+    assert found["proxy_upgrades_total", (("result", "failed"),)] == 1
+    assert found["proxy_control_starts_total", (("how", "adopted"),)] == 1
+    assert found["proxy_handover_connections_total", ()] == 5001
+
+
+# A new control process goes on from where the last one was.
+
+
+def successor(metrics: Metrics) -> Metrics:
+    after = Metrics(metrics.source)
+    after.restore(json.loads(json.dumps(metrics.save())))
+    return after
+
+
+@pytest.mark.parametrize("openmetrics", [False, True])
+def test_the_next_process_shows_the_same_page(openmetrics):
+    before = busy_day(Metrics(sample))
+    assert successor(before).render(openmetrics=openmetrics) == before.render(openmetrics=openmetrics)
+
+
+NAMES = st.sampled_from(["web", "db"])
+VERSIONS = st.sampled_from(["v1", "v2"])
+NUMBERS = st.integers(1, 3)
+SECONDS = st.floats(0, 1e4)
+EVENTS = st.one_of(
+    st.tuples(st.just("service"), NAMES),
+    st.tuples(st.just("started"), NAMES, VERSIONS, NUMBERS),
+    st.tuples(st.just("forget"), NAMES, VERSIONS, NUMBERS),
+    st.tuples(st.just("forget_service"), NAMES),
+    st.tuples(st.just("restarted"), NAMES, VERSIONS),
+    st.tuples(st.just("checked"), NAMES, VERSIONS, st.sampled_from(["ok", "failed"])),
+    st.tuples(st.just("swapped"), NAMES, st.sampled_from(["swapped", "failed"])),
+    st.tuples(st.just("phase"), NAMES, st.sampled_from(["start", "drain"]), SECONDS),
+    st.tuples(st.just("drained"), NAMES, st.sampled_from(["drained", "forced"]), SECONDS, st.integers(0, 9)),
+    st.tuples(st.just("upgraded"), st.sampled_from(["upgraded", "failed"])),
+    st.tuples(st.just("control_started"), st.sampled_from(["first", "adopted"])),
+    st.tuples(st.just("handed_over"), st.integers(0, 9)),
+    st.just(("crash",)),
+)
+
+
+@settings(deadline=None)  # the machine may be busy
+@given(st.lists(EVENTS, max_size=40))
+def test_whenever_control_crashes_the_page_is_as_if_it_had_not(events):
+    steady = Metrics()
+    crashing = Metrics()
+    for name, *arguments in events:
+        if name == "crash":
+            crashing = successor(crashing)
+        else:
+            getattr(steady, name)(*arguments)
+            getattr(crashing, name)(*arguments)
+    assert crashing.render(openmetrics=True) == steady.render(openmetrics=True)
+    assert sorted(crashing.generations) == sorted(steady.generations)
+
+
+def test_a_generation_that_is_gone_and_still_shown_keeps_its_version():
+    after = successor(busy_day(Metrics()))
+    assert after.version_of("web", 3) == "v1"
+    assert ("web", "v1", 3) in after.generations
+
+
+def test_what_is_left_of_services_and_generations_that_are_gone_can_be_found_and_forgotten():
+    after = successor(busy_day(Metrics()))
+    for service, version, number in after.generations:
+        after.forget(service, version, number)
+    assert after.services == {"web", 'odd "name"\\\n'}
+    for service in after.services:
+        after.forget_service(service)
+    assert not after.services
+    assert page_of(after) == page_of(Metrics())
+
+
+def test_what_is_begun_again_for_an_adopted_service_stays_as_it_was():
+    before = busy_day(Metrics(sample))
+    after = successor(before)
+    after.service("web")
+    after.started("web", "v1", 3)
+    assert page_of(after) == page_of(before)
+
+
+def test_what_was_counted_before_the_restore_is_added():
+    after = busy_day(Metrics())
+    after.started("web", "v9", 9)
+    after.restore(busy_day(Metrics()).save())
+    assert after.version_of("web", 9) == "v9"
+    found = values(after)
+    assert found["proxy_swaps_total", (("result", "swapped"), ("service", "web"))] == 2
+    assert found["proxy_drain_seconds_count", (("service", "web"),)] == 16
+
+
+def test_what_was_saved_stays_as_it_was():
+    before = busy_day(Metrics())
+    saved = before.save()
+    kept = copy.deepcopy(saved)
+    after = Metrics()
+    after.restore(saved)
+    eventful(after)
+    eventful(before)
+    assert saved == kept
+
+
+def test_an_earlier_release_counted_less_and_a_later_one_more():
+    saved = busy_day(Metrics()).save()
+    del saved["tallies"]["proxy_upgrades"]
+    saved["tallies"]["proxy_not_invented_yet"] = [[["web"], "?"]]
+    after = Metrics()
+    after.restore(saved)
+    found = values(after)
+    assert found["proxy_upgrades_total", (("result", "failed"),)] == 0
+    assert found["proxy_swaps_total", (("result", "swapped"), ("service", "web"))] == 1
+
+
+DAMAGE = [
+    ("proxy_swaps", [[["web", "swapped"], -1]]),
+    ("proxy_swaps", [[["web", "swapped"], 1.5]]),
+    ("proxy_swaps", [[["web", "swapped"], True]]),
+    ("proxy_swaps", [[["web", "swapped"], 10**400]]),
+    ("proxy_swaps", [[["web"], 1]]),
+    ("proxy_swaps", [[["web", 1], 1]]),
+    ("proxy_swaps", [[["web", "\ud800"], 1]]),
+    ("proxy_swaps", [["ab", 1]]),
+    ("proxy_swaps", [1]),
+    ("proxy_swaps", {}),
+    ("proxy_swaps", None),
+    ("proxy_drain_seconds", [[["web"], [[1, 2], 3.0]]]),
+    ("proxy_drain_seconds", [[["web"], [[1.0] * 13, 3.0]]]),
+    ("proxy_drain_seconds", [[["web"], [[1] * 13, float("nan")]]]),
+    ("proxy_drain_seconds", [[["web"], [[1] * 13, float("inf")]]]),
+    ("proxy_drain_seconds", [[["web"], [[1] * 13, "1"]]]),
+    ("proxy_drain_seconds", [[["web"], 3]]),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), DAMAGE)
+def test_damage_is_refused_as_a_whole(name, value):
+    saved = busy_day(Metrics()).save()
+    saved["tallies"][name] = value
+    after = Metrics()
+    page = page_of(after)
+    with pytest.raises(ValueError, match="not "):
+        after.restore(saved)
+    assert page_of(after) == page
+    assert not after.generations
+
+
+@pytest.mark.parametrize(
+    "saved", [{}, {"versions": [], "tallies": []}, {"versions": [["web", "1", "v1"]], "tallies": {}}, []]
+)
+def test_another_shape_is_refused(saved):
+    with pytest.raises(ValueError, match="not "):
+        Metrics().restore(saved)
+
+
+def test_each_change_is_told_so_that_it_can_be_saved():
+    metrics = Metrics()
+    told = []
+    metrics.on_change = lambda: told.append(json.dumps(metrics.save()))
+    busy_day(metrics)
+    metrics.upgraded("failed")
+    metrics.control_started("first")
+    metrics.handed_over(3)
+    metrics.restore(metrics.save())
+    assert told[-1] == json.dumps(metrics.save())
+    assert len(told) >= 40

@@ -1,0 +1,59 @@
+"""The proxy at the moment of a scrape: what is not counted by control as it happens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from proxy import wire
+
+
+@dataclass(frozen=True)
+class ReplicaSample:
+    version: str
+    generation: int
+    replica: int
+    up: bool
+
+
+@dataclass(frozen=True)
+class DrainSample:
+    """`deadline` is a Unix time."""
+
+    version: str
+    generation: int
+    connections: int
+    deadline: float
+
+
+@dataclass(frozen=True)
+class ServiceSample:
+    """A service at the moment of a scrape; `active` is the number of the active generation, 0 without one.
+
+    With `protocol` "http" there are series of requests too.
+    """
+
+    name: str
+    active: int
+    counts: wire.Counts
+    replicas: Sequence[ReplicaSample] = field(default=())
+    drains: Sequence[DrainSample] = field(default=())
+    protocol: str = "tcp"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The whole proxy at the moment of a scrape; `workers` says which indexes are up.
+
+    `trouble` says of each kind whether there is any now. `handover_pause` is the longest time, in seconds, for which a
+    connection was not read in the last handover from a worker to its successor; None when there was none.
+    """
+
+    services: Sequence[ServiceSample]
+    workers: Mapping[int, bool]
+    worker_restarts: int
+    trouble: Mapping[str, bool] = field(default_factory=dict)
+    handover_pause: float | None = None
