@@ -60,7 +60,7 @@ async def launch(
 ) -> trio.Process:
     """Start a process in a session of its own. It prints to the log file; without one, to the proxy's own output.
 
-    Raises StartError.
+    A log file that cannot be written keeps nothing from starting: see LogFile.open. Raises StartError.
     """
     if not await trio.Path(cwd).is_dir():
         raise StartError(f"the working directory {cwd} does not exist", hint="check `cwd` of the version")
@@ -91,7 +91,7 @@ def _opened(log_file: LogFile | None) -> Iterator[int | None]:
         return
     try:
         descriptor = log_file.open()
-    except OSError as error:
+    except OSError as error:  # not the disk's doing: out of descriptors, say
         raise StartError(f"cannot write the output of the backend to {log_file.path}: {error.strerror}") from error
     try:
         yield descriptor

@@ -3,32 +3,34 @@
 Files and not pipes, so that a backend never blocks on, or dies with, the control process. A file that has grown is
 copied to `….log.1` and emptied in place: the backend goes on writing to the descriptor it has (O_APPEND), and needs
 not know. What it prints between the last byte copied and the truncation is lost, as with logrotate's copytruncate.
+
+A disk that is full or read-only keeps no backend from starting: it then prints to nowhere until it is started again.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import logging
 import os
 import shutil
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import quote
 
 import trio
 
-from proxy.logs import facts
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-log = logging.getLogger(__name__)
+from proxy.control import disk
+from proxy.control.trouble import Troubles
+from proxy.kernel import fallocate
 
 MAX_SIZE = 10 * 1024 * 1024  # bytes; a replica keeps up to twice that
 KEEP_GENERATIONS = 10
 _LOOK_EVERY = 5.0  # seconds. A backend that prints 100 MB/s overshoots by half a gigabyte, and then no more
 _TAIL_SIZE = 64 * 1024
 _MAX_LINE = 2000
+_FIRST_WORDS = 4096  # bytes that a process can print for certain, once its file could be opened
+_NOTE = b"(proxyctl: the disk is well again; what started before prints to nowhere until `proxyctl restart`)\n"
+_ROTATION = "rotation"
 
 
 def safe_name(name: str) -> str:
@@ -53,19 +55,40 @@ def path(state_dir: Path, service: str, version: str, generation: int, replica: 
 class LogFile:
     """The file of one process. A replica that is started again goes on where the one before stopped."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, troubles: Troubles | None = None) -> None:
         self.path = path
+        self._troubles = troubles or Troubles()
         self._start = 0
 
     def open(self) -> int:
-        """Return a descriptor for the process to write to, and make room for it. Raises OSError."""
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        self._start = os.fstat(descriptor).st_size
-        # The lock belongs to what was opened, so the process has it as long as it keeps its stdout (flock(2)).
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
-        prune(self.path.parent.parent)
+        """Return a descriptor for the process to write to: of the file, or where that cannot be, of /dev/null."""
+        try:
+            descriptor = self._open()
+        except OSError as error:
+            self._report(error)
+            return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        self._troubles.clear("output", str(self.path))
         return descriptor
+
+    def _open(self) -> int:
+        descriptor = _open(self.path)
+        try:
+            self._start = os.fstat(descriptor).st_size
+            # The lock belongs to what was opened, so the process has it as long as it keeps its stdout (flock(2)).
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        except OSError:
+            os.close(descriptor)
+            raise
+        with contextlib.suppress(OSError):
+            prune(self.path.parent.parent)
+        return descriptor
+
+    def _report(self, error: OSError) -> None:
+        self._start = size(self.path)  # so that `tail` does not take what was printed before for this process's
+        what = "/".join(self.path.parts[-3:])
+        text = f"what a backend prints is not kept (output/{what}): {disk.reason(error)}"
+        hint = "; then `proxyctl restart`: it prints to nowhere until it is started again"
+        self._troubles.set("output", text, disk.hint(error, self.path.parent) + hint, about=str(self.path))
 
     def tail(self, lines: int) -> tuple[str, ...]:
         """The last lines that this process printed."""
@@ -94,12 +117,16 @@ def size(file: Path) -> int:
     """In bytes; 0 when there is no such file."""
     try:
         return file.stat().st_size
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return 0
 
 
 def rotate(file: Path, max_size: int = MAX_SIZE) -> bool:
-    """Move the content to `….log.1` once it is over `max_size` bytes; return whether it was."""
+    """Move the content to `….log.1` once it is over `max_size` bytes; return whether it was.
+
+    Raises OSError; then the content stands. On a full disk, the rotated one before and all but the end of it is given
+    up: it would grow for ever otherwise.
+    """
     try:
         source = file.open("r+b")
     except FileNotFoundError:
@@ -107,15 +134,28 @@ def rotate(file: Path, max_size: int = MAX_SIZE) -> bool:
     with source:
         if size(file) <= max_size:
             return False
-        aside = file.with_name(file.name + ".1.new")
         try:
-            with aside.open("wb") as target:
-                shutil.copyfileobj(source, target, 1 << 20)
-            aside.replace(_rotated(file))
-        finally:
-            aside.unlink(missing_ok=True)
+            _copy_aside(source, file)
+        except OSError as error:
+            if error.errno not in disk.FULL:
+                raise
+            _rotated(file).unlink(missing_ok=True)
+            source.seek(-min(_TAIL_SIZE, size(file)), os.SEEK_END)
+            _copy_aside(source, file)
         source.truncate(0)
     return True
+
+
+def _copy_aside(source: BinaryIO, file: Path) -> None:
+    """Copy what is left to read of `source`, which is `file`, to its `….log.1`."""
+    aside = file.with_name(file.name + ".1.new")
+    try:
+        with aside.open("wb") as target:
+            shutil.copyfileobj(source, target, 1 << 20)
+        aside.replace(_rotated(file))
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
 
 
 def prune(service_folder: Path, keep: int = KEEP_GENERATIONS) -> None:
@@ -133,26 +173,72 @@ def prune(service_folder: Path, keep: int = KEEP_GENERATIONS) -> None:
             folder_.rmdir()
 
 
-async def keep_rotated(state_dir: Path, max_size: int = MAX_SIZE, every: float = _LOOK_EVERY) -> None:
+async def keep_rotated(
+    state_dir: Path, max_size: int = MAX_SIZE, every: float = _LOOK_EVERY, troubles: Troubles | None = None
+) -> None:
     """Rotate every file that has grown too big, for ever. Run it as a task of the control process.
 
     It looks from time to time instead of being woken: a busy backend would wake it for every line.
     """
+    troubles = troubles or Troubles()
     while True:
-        await trio.to_thread.run_sync(_rotate_all, state_dir, max_size)
+        failed = await trio.to_thread.run_sync(_rotate_all, state_dir, max_size)
+        if failed:
+            _report_rotation(troubles, *failed)
+        else:
+            troubles.clear("output", _ROTATION)
+        for lost in troubles.about("output"):
+            if lost != _ROTATION and await trio.to_thread.run_sync(_is_possible_again, Path(lost)):
+                troubles.clear("output", lost)
         await trio.sleep(every)
 
 
-def _rotate_all(state_dir: Path, max_size: int) -> None:
+def _rotate_all(state_dir: Path, max_size: int) -> tuple[Path, OSError] | None:
+    """Return the first file that could not be rotated, and why."""
     try:
         found = list(root(state_dir).glob("*/*/*.log"))
     except OSError:  # a folder went while it was looked through: next time, then
-        return
+        return None
+    failed = None
     for file in found:
         try:
             rotate(file, max_size)
         except OSError as error:
-            log.warning("output file cannot be rotated", extra=facts(file=file, reason=error.strerror))
+            failed = failed or (file, error)
+    return failed
+
+
+def _report_rotation(troubles: Troubles, file: Path, error: OSError) -> None:
+    text = f"output file {file} has grown too big and cannot be rotated: {disk.reason(error)}"
+    troubles.set("output", text, disk.hint(error, file.parent), about=_ROTATION)
+
+
+def _open(file: Path) -> int:
+    """Open it to append, and see to it that its first words find room. Raises OSError."""
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
+    try:
+        # On a full disk a file can be opened, but many programs die when they cannot print: better then to nowhere.
+        fallocate.reserve(descriptor, _FIRST_WORDS)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _is_possible_again(file: Path) -> bool:
+    """Whether the file can be written by now; then it says what became of the output meanwhile."""
+    try:
+        descriptor = _open(file)
+    except OSError:
+        return False
+    try:
+        os.write(descriptor, _NOTE)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def _rotated(file: Path) -> Path:
@@ -188,7 +274,7 @@ def _number(file: Path) -> tuple[int, int, int] | None:
 
 
 def _last_lines(file: Path, since: int) -> list[str]:
-    with contextlib.suppress(FileNotFoundError), file.open("rb") as source:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), file.open("rb") as source:
         start = source.seek(max(since, source.seek(0, os.SEEK_END) - _TAIL_SIZE))
         text = source.read(_TAIL_SIZE).decode(errors="replace")
         lines = [line[:_MAX_LINE] for line in text.splitlines()]
