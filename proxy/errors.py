@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from textwrap import indent
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 
 class ProxyError(Exception):
@@ -90,6 +93,33 @@ class WireError(ProxyError):
     """A message between control and a worker could not be understood."""
 
     code = "wire"
+
+
+class WorkerVersionError(WireError):
+    """A worker of another release runs, which this one cannot talk to."""
+
+    code = "worker_version"
+
+    def __init__(self, pid: int, release: str, version: int, known: Collection[int]) -> None:
+        reads = " and ".join(map(str, sorted(known)))
+        super().__init__(
+            f"worker {pid} runs and serves, and is of release {release or 'unknown'}: it speaks version {version} of "
+            f"the messages between control and workers, this release {reads}",
+            hint="start that release again, and go to this one in smaller steps with `proxyctl upgrade`; or end the "
+            f"worker (kill {pid}), with the connections it has, and start this one",
+        )
+
+
+class UpgradeError(ProxyError):
+    """The new code did not take over, or not everything; what serves goes on. `output` is what it printed last."""
+
+    code = "upgrade_failed"
+    output: tuple[str, ...] = ()
+
+
+class UpgradeInProgressError(ProxyError):
+    code = "upgrade_in_progress"
+    status = 409
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import trio
 from proxy import config, logs
 from proxy.api import server
 from proxy.control.app import App
+from proxy.control.rehearsal import rehearse
 from proxy.errors import ProxyError
 
 if TYPE_CHECKING:
@@ -21,14 +22,19 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the proxy until it is told to stop; returns the exit code."""
-    options = _parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parser().parse_args(given)
     logs.configure(options.log_format, level=getattr(logging, options.log_level.upper()))
     try:
-        settings = config.load(options.config)
+        examined = config.examine(options.config)
         if options.socket:
+            settings = examined.settings
             admin = settings.admin.model_copy(update={"socket": options.socket})
-            settings = settings.model_copy(update={"admin": admin})
-        app = App(settings, log_format=options.log_format, access_log=options.access_log)
+            examined = examined._replace(settings=settings.model_copy(update={"admin": admin}))
+        if options.rehearse:
+            rehearse(examined.settings, options.rehearse)
+            return 0
+        app = App(examined, log_format=options.log_format, access_log=options.access_log, arguments=given)
         trio.run(_run, app, strict_exception_groups=True)
     except ProxyError as error:
         return _report(error)
@@ -43,7 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 async def _run(app: App) -> None:
     async def serve_api(app: App, shutdown: trio.Event, task_status: trio.TaskStatus[None]) -> None:
         admin = app.settings.admin
-        await server.serve(app, socket=admin.socket, listen=admin.listen, shutdown=shutdown, task_status=task_status)
+        await server.serve(
+            app,
+            socket=admin.socket,
+            listen=admin.listen,
+            sockets=app.api_sockets,
+            shutdown=shutdown,
+            task_status=task_status,
+        )
 
     await app.run(serve_api)
 
@@ -71,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--log-format", choices=("text", "json"), default="text")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     parser.add_argument("--access-log", type=Path)
+    parser.add_argument("--rehearse", metavar="VERSIONS", help="see proxy/control/rehearsal.py")
     return parser
 
 

@@ -66,6 +66,28 @@ def result_of(kind: str = "swap", **values: Any) -> Json:
     }
 
 
+def upgrade_result(**values: Any) -> Json:
+    worker = {"worker": 0, "old": 20, "new": 30, "carried": 120, "kept": 0, "pause": 0.012}
+    return {
+        "id": 1,
+        "kind": "upgrade",
+        "result": "upgraded",
+        "from": "0.1.0",
+        "to": "0.2.0",
+        "phases": {"check": 0.9, "exec": 0.5, "adopt": 0.05, "workers": 0.4},
+        "carried": 240,
+        "kept": 3,
+        "pause": 0.015,
+        "workers": [worker, {**worker, "worker": 1, "old": 21, "new": 31, "kept": 3, "pause": 0.015}],
+        "error": None,
+        "hint": "",
+        "output": [],
+        "started": 1789000000.0,
+        "finished": 1789000002.0,
+        **values,
+    }
+
+
 class FakeOperation:
     def __init__(self, number: int, kind: str, service: str, target: str) -> None:
         self.id, self.kind, self.service, self.target = number, kind, service, target
@@ -105,6 +127,7 @@ class FakeControl:
         self.ending: Json | None = {}
         self.calls: list[tuple[Any, ...]] = []
         self.operation: FakeOperation | None = None
+        self.upgrading: Json | None = None
         self.entries: list[Json] = []
         self.files: list[Path] = []
         self.folder = Path("/nonexistent")
@@ -127,6 +150,12 @@ class FakeControl:
     def drop_readers(self) -> None:
         while self.readers:
             self.readers.pop().close()
+
+    def end_upgrade(self, **values: Any) -> None:
+        assert self.upgrading
+        result = upgrade_result(**self.upgrading | values)
+        self.state["proxy"] |= {"upgrade": None, "last_upgrade": result}
+        self.publish("upgrade", id=result["id"], result=result)
 
     def end(self, **values: Any) -> None:
         assert self.operation
@@ -170,6 +199,17 @@ class FakeControl:
     async def reload(self) -> Json:
         self._fail()
         return {"changes": ["web: version v2 was added"], "warnings": ["workers changes at the next start"]}
+
+    async def upgrade(self) -> Json:
+        self.calls.append(("upgrade",))
+        self._fail()
+        self.upgrading = {"id": 1, "from": "0.1.0", "started": round(time.time(), 3)}
+        self.state["proxy"] |= {"upgrade": {**self.upgrading, "phase": "check"}, "last_upgrade": None}
+        for event in self.story:
+            self.publish("upgrade", id=1, **event)
+        if self.ending is not None:
+            self.end_upgrade(**self.ending)
+        return self.upgrading
 
     def stop(self, *, now: bool = False) -> None:
         self.calls.append(("stop", now))

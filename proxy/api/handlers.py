@@ -100,7 +100,7 @@ class Handlers:
 
     async def upgrade(self, request: Request) -> Response:
         await body.json_object(request)
-        raise RequestError(501, "not_available", "upgrade is not available in this release")
+        return JsonResponse(await self._control.upgrade(), 202)
 
     async def stop(self, request: Request) -> Response:
         fields = await body.json_object(request, "now")

@@ -23,16 +23,19 @@ _BACKLOG = 128
 
 
 @contextmanager
-def unix_listener(path: Path) -> Iterator[socket.socket]:
+def unix_listener(path: Path, opened: socket.socket | None = None) -> Iterator[socket.socket]:
     """Listen on `path` with mode 0600; the file goes when the block ends, unless another process has replaced it.
+
+    One that is `opened` already, over an exec, is used as it is.
 
     A missing folder is made, with mode 0700. A file that a dead process left behind is replaced. Raises
     AddressInUseError if somebody answers there, ProxyError if the socket cannot be made.
     """
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _clear(path)
-        listener = _bind(path)
+        if opened is None or _identity(path) is None:  # somebody may have removed the file
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _clear(path)
+        listener = opened if opened and _identity(path) else _bind(path)
     except OSError as error:
         raise ProxyError(
             f"cannot listen on the control socket {path}: {error.strerror or error}",
@@ -48,13 +51,20 @@ def unix_listener(path: Path) -> Iterator[socket.socket]:
 
 
 @contextmanager
-def tcp_listener(address: Address) -> Iterator[socket.socket]:
-    """Listen on a loopback address. Raises UsageError for any other, AddressInUseError if it is taken."""
+def tcp_listener(address: Address, opened: socket.socket | None = None) -> Iterator[socket.socket]:
+    """Listen on a loopback address, on the socket that is `opened` already if there is one.
+
+    Raises UsageError for any other address, AddressInUseError if it is taken.
+    """
     if address.is_unix or not address.is_loopback:
         raise UsageError(
             f"admin.listen = {address} is not a loopback address",
             hint="the API has no passwords: use 127.0.0.1 or [::1], and a tunnel (ssh -L) from elsewhere",
         )
+    if opened:
+        with opened:
+            yield opened
+        return
     with socket.socket(address.family, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -54,6 +54,13 @@ class Control(Protocol):
         """`{"changes": [str], "warnings": [str]}`; ConfigError when the file is not valid, and then nothing changed."""
         ...
 
+    async def upgrade(self) -> Json:
+        """Begin an upgrade: `{"id", "from", "started"}`. It runs on; its end is told by an event and in the status.
+
+        Raises UpgradeInProgressError, SwapInProgressError where an operation has not switched yet, StoppingError.
+        """
+        ...
+
     def stop(self, *, now: bool = False) -> None:
         """Begin the stop; the process exits when it is through."""
         ...
@@ -75,7 +82,9 @@ class Control(Protocol):
         `phase` (`phase`: start, health, switch, drain, stop or bake; `state`: begin or end; `seconds` at the end),
         `drain` (`generation`, `version`, `initial`, `remaining`, `deadline`), and one `result` at the end (`result`:
         the object that `Operation.wait` returns). Others: `backend` (started, exited, restarting), `health`, `worker`,
-        `service` (state), `reload`, `stop`.
+        `service` (state), `reload`, `stop`, and `upgrade` with the `id` of one: a `phase` (check, exec, adopt, workers)
+        with `state` and `seconds` as above; a `worker` that was replaced (`old`, `new`, `carried`, `kept`, `pause`); or
+        the `result` at the end. Between exec and adopt the stream breaks, since control becomes another program.
         """
         ...
 

@@ -42,20 +42,31 @@ async def serve(
     *,
     socket: Path,
     listen: Address | None = None,
+    sockets: dict[str, stdlib.socket] | None = None,
     shutdown: trio.Event,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve on the Unix socket, and on `listen` (TCP, loopback) if it is given, until `shutdown` is set.
+
+    `sockets` are listeners by address that are open already; when it has started, they are those that it has.
 
     At the end event streams stop at once, requests under way have `GRACE` seconds, and the socket file is removed.
 
     Raises AddressInUseError, UsageError or ProxyError, before it reports as started, if a socket cannot be had.
     """
     context = WorkerContext(None)
-    with ExitStack() as sockets:
-        listeners = [(sockets.enter_context(unix_listener(socket)), build(control, shutdown, tcp=False))]
+    held = {} if sockets is None else sockets
+    with ExitStack() as stack:
+        control_socket = stack.enter_context(unix_listener(socket, held.pop(f"unix:{socket}", None)))
+        opened = {f"unix:{socket}": control_socket}
+        listeners = [(control_socket, build(control, shutdown, tcp=False))]
         if listen is not None:
-            listeners.append((sockets.enter_context(tcp_listener(listen)), build(control, shutdown, tcp=True)))
+            opened[str(listen)] = stack.enter_context(tcp_listener(listen, held.pop(str(listen), None)))
+            listeners.append((opened[str(listen)], build(control, shutdown, tcp=True)))
+        for unused in held.values():
+            unused.close()
+        held.clear()
+        held.update(opened)
 
         async with trio.open_nursery() as outer:
             async with trio.open_nursery() as nursery:
@@ -67,7 +78,7 @@ async def serve(
                     task_status.started()
                     await shutdown.wait()
                     accepting.cancel_scope.cancel()
-                sockets.close()
+                stack.close()
                 await context.terminated.set()  # idle connections close at once
             outer.cancel_scope.cancel()
 

@@ -56,7 +56,7 @@ def command(context: click.Context, config: str | None, *, as_json: bool, schema
         return
     try:
         path = find(config)
-        settings, warnings = examine(path)
+        settings, warnings, _ = examine(path)
     except ConfigError as error:
         if as_json:
             _print_json(config, error.problems, [])

@@ -29,8 +29,14 @@ class Client:
     none answers.
     """
 
-    def __init__(self, where: Where) -> None:
+    def __init__(self, where: Where, patience: float = PATIENCE) -> None:
+        """`patience`: how many seconds it waits for an answer."""
         self.where = where
+        self._patience = patience
+
+    def within(self, seconds: float) -> Client:
+        """The same proxy, asked by somebody who does not wait for longer than that."""
+        return Client(self.where, seconds)
 
     def get(self, path: str) -> Any:
         return self._ask("GET", path)
@@ -93,7 +99,7 @@ class Client:
 
     def _connect(self) -> socket.socket:
         stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        stream.settimeout(PATIENCE)
+        stream.settimeout(self._patience)
         try:
             with reachable(self.where.socket) as name:
                 stream.connect(name)
@@ -105,7 +111,7 @@ class Client:
     def _gone(self, error: OSError) -> NotRunningError:
         if isinstance(error, TimeoutError):
             return NotRunningError(
-                f"the proxy on {self.where.socket} did not answer within {PATIENCE:g} seconds",
+                f"the proxy on {self.where.socket} did not answer within {self._patience:g} seconds",
                 hint="its log may say why; connections go on meanwhile",
             )
         return NotRunningError(

@@ -18,9 +18,6 @@ Json = dict[str, Any]
 SILENCE = 45.0  # seconds without even a heartbeat (one each 15 s) after which the other end counts as gone
 
 
-_PACE = 0.1  # seconds before a broken stream is opened again, since it may break again at once
-
-
 class StreamEndedError(Exception):
     """No more events on this stream: the proxy ended it, or is gone, or let go of a reader that fell behind."""
 
@@ -41,11 +38,10 @@ class Events:
     """A context manager. What happens after it was made is in it, however late it is read."""
 
     def __init__(self, client: Client) -> None:
-        self._client = client
-        self._open()
+        self._open(client)
 
-    def _open(self) -> None:
-        self._socket, self._answer = self._client.open_stream("/v1/events")
+    def _open(self, client: Client) -> None:
+        self._socket, self._answer = client.open_stream("/v1/events")
         self._socket.setblocking(False)
         self._parser = Parser()
         self._poll = select.poll()
@@ -53,11 +49,10 @@ class Events:
         self._heard = time.monotonic()
         self._early = True
 
-    def reopen(self) -> None:
-        """Begin anew after StreamEndedError. Raises NotRunningError when no proxy answers any more."""
+    def reopen(self, client: Client) -> None:
+        """Begin anew after StreamEndedError. Raises NotRunningError when no proxy answers (any more, or yet)."""
         self.close()
-        time.sleep(_PACE)
-        self._open()
+        self._open(client)
 
     def wait(self, seconds: float) -> list[Json]:
         """The next events, as soon as there are any; an empty list after `seconds`. Raises StreamEndedError."""

@@ -11,11 +11,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from proxy.cli.progress import PHASES, Drain, Phase, Progress
+from proxy.cli.progress import Drain, Phase, Progress
 from proxy.cli.terminal import age, took
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from proxy.cli.progress import Story
 
 TICK = 0.1  # seconds between two drawings
 
@@ -25,8 +27,8 @@ class Screen:
 
     tick = TICK
 
-    def __init__(self, progress: Progress, stream: IO[str]) -> None:
-        self._progress = progress
+    def __init__(self, story: Story, stream: IO[str]) -> None:
+        self._story = story
         self._console = Console(file=stream, highlight=False)
         self._live = Live(console=self._console, auto_refresh=False)
 
@@ -36,7 +38,11 @@ class Screen:
         return self
 
     def update(self) -> None:
-        self._live.update(draw(self._progress, time.time(), ascii_only=self._console.options.ascii_only), refresh=True)
+        self._live.update(draw(self._story, time.time(), ascii_only=self._console.options.ascii_only), refresh=True)
+
+    def say(self, text: str) -> None:
+        """A line above the picture, that stays."""
+        self._console.print(text)
 
     def __exit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None
@@ -45,33 +51,28 @@ class Screen:
         self._live.stop()
 
 
-def draw(progress: Progress, now: float, *, ascii_only: bool = False) -> Group:
+def draw(story: Story, now: float, *, ascii_only: bool = False) -> Group:
     """The whole picture at the Unix time `now`."""
     grid = Table.grid(padding=(0, 1))
     grid.add_column(no_wrap=True)
     grid.add_column(no_wrap=True)
     grid.add_column(justify="right", no_wrap=True)
     grid.add_column(no_wrap=True)
-    for name in PHASES:
-        phase = progress.phases.get(name)
-        if phase or name != "bake":  # most services have none
-            grid.add_row(
-                _mark(phase, progress, ascii_only=ascii_only),
-                name,
-                _time(phase, now),
-                _remark(name, phase, progress.drain, now),
-            )
-    return Group(Text(progress.headline(), style="bold"), grid)
+    for name in story.names:
+        phase = story.phases.get(name)
+        if phase or name not in story.seldom:
+            mark = _mark(phase, story, ascii_only=ascii_only)
+            grid.add_row(mark, name, _time(phase, now), _remark(name, phase, story, now))
+    return Group(Text(story.headline(), style="bold"), grid)
 
 
-def _mark(phase: Phase | None, progress: Progress, *, ascii_only: bool) -> Text:
+def _mark(phase: Phase | None, story: Story, *, ascii_only: bool) -> Text:
     good, bad, none = "+x-" if ascii_only else "✓✗·"
     if phase is None:
         return Text(none, style="dim")
-    if phase.seconds is None:
-        return Text(">", style="yellow")
-    failed = progress.result and progress.result["result"] != "swapped" and phase is [*progress.phases.values()][-1]
-    return Text(bad, style="red") if failed else Text(good, style="green")
+    if story.has_failed and phase is [*story.phases.values()][-1]:
+        return Text(bad, style="red")
+    return Text(">", style="yellow") if phase.seconds is None else Text(good, style="green")
 
 
 def _time(phase: Phase | None, now: float) -> str:
@@ -80,9 +81,15 @@ def _time(phase: Phase | None, now: float) -> str:
     return took(max(0.0, now - phase.began) if phase.seconds is None else phase.seconds)
 
 
-def _remark(name: str, phase: Phase | None, drain: Drain | None, now: float) -> Table | Text:
-    if name != "drain" or phase is None or drain is None:
+def _remark(name: str, phase: Phase | None, story: Story, now: float) -> Table | Text:
+    if phase is None:
         return Text("")
+    if isinstance(story, Progress) and name == "drain":
+        return _drain(phase, story.drain, now) if story.drain else Text("")
+    return Text("" if phase.seconds is None else story.remark(name), style="dim")
+
+
+def _drain(phase: Phase, drain: Drain, now: float) -> Table | Text:
     if phase.seconds is not None:
         return Text(f"{drain.initial - drain.forced} finished, {drain.forced} closed at the deadline", style="dim")
     row = Table.grid(padding=(0, 1))

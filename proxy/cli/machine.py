@@ -28,6 +28,8 @@ _CAPABILITIES = {  # number: name, and what is missing without it (linux/capabil
     19: ("CAP_SYS_PTRACE", "whether a socket belongs to a backend of another user cannot be checked"),
     39: ("CAP_BPF", 'datapath = "steer" is not available'),
 }
+_LITTLE = 64 << 20  # bytes free; three replicas can print as much
+_ELSEWHERE = "state_dir in the config sets another one"
 _SYS_ADMIN = 21  # stands for CAP_BPF where the kernel is older than that
 
 
@@ -56,7 +58,7 @@ def examine(state_dir: Path, control_socket: Path) -> list[Finding]:
         *tracked_connections(_read("/proc/sys/net/netfilter/nf_conntrack_max")),
         cgroup(_read("/proc/self/cgroup"), _read("/sys/fs/cgroup/cgroup.controllers")),
         first_process(_read("/proc/1/comm")),
-        folder("state_dir", state_dir, "state_dir in the config sets another one"),
+        state_folder(state_dir),
         *sockets(control_socket),
     ]
 
@@ -158,15 +160,38 @@ def first_process(name: str) -> Finding:
 
 def folder(name: str, path: Path, other: str) -> Finding:
     """Whether files can be made in the folder, or the folder itself where it does not exist yet."""
-    nearest = next(
-        each for each in (path, *path.parents) if os.path.exists(each)
-    )  # not Path.exists: hidden is no error
+    nearest = _nearest(path)
     if not nearest.is_dir():
         return Finding(name, "fail", f"{path}: {nearest} is not a folder", other)
     if not os.access(nearest, os.W_OK | os.X_OK):
         owner = nearest.stat().st_uid
         return Finding(name, "fail", f"{path}: no permission to write in {nearest} (user {owner} owns it)", other)
     return Finding(name, "ok", str(path) if nearest == path else f"{path} (to be made)")
+
+
+def state_folder(path: Path) -> Finding:
+    """Whether the proxy can keep its state there: who owns it, whether it can be written, and how much room it has."""
+    found = folder("state_dir", path, _ELSEWHERE)
+    nearest = _nearest(path)
+    disk, owner = os.statvfs(nearest), nearest.stat()
+    room = disk.f_bavail * disk.f_frsize
+    if disk.f_flag & os.ST_RDONLY and nearest.is_dir():
+        # With the lock file of an earlier run it starts, and remembers nothing.
+        level: Level = "warn" if os.access(path / "lock", os.R_OK) else "fail"
+        return Finding("state_dir", level, f"{path}: on a file system that is read-only", _ELSEWHERE)
+    if found.level == "fail":
+        return found
+    value = f"{found.value}, {room >> 20} MiB free, user {owner.st_uid} owns {'it' if nearest == path else nearest}"
+    if room < _LITTLE:
+        return Finding("state_dir", "warn", value, "that is little for what backends print; with none left, it is lost")
+    if nearest == path and owner.st_mode & 0o022:
+        mode = f"mode {owner.st_mode & 0o7777:04o}"
+        fix = f"chmod 700 {path}: what is in there decides which commands the proxy runs"
+        return Finding("state_dir", "warn", f"{value}; other users may write to it ({mode})", fix)
+    if nearest == path and owner.st_uid not in {0, os.geteuid()}:
+        fix = f"chown {os.geteuid()} {path}: its owner decides which commands the proxy runs"
+        return Finding("state_dir", "warn", value, fix)
+    return Finding("state_dir", "ok", value)
 
 
 def sockets(path: Path) -> list[Finding]:
@@ -179,6 +204,11 @@ def sockets(path: Path) -> list[Finding]:
         place,
         Finding("running proxy", "ok", f"process {owner}: {procfs.command_line(owner) or 'not visible here'}"),
     ]
+
+
+def _nearest(path: Path) -> Path:
+    """The path, or the last of its parents that exists."""
+    return next(each for each in (path, *path.parents) if os.path.exists(each))  # not Path.exists: hidden is no error
 
 
 def _listener(path: Path) -> int | None:

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from proxy.cli import complain, outcome
 from proxy.cli.client import path_of
-from proxy.cli.events import Events, StreamEndedError
-from proxy.cli.plain import Plain
+from proxy.cli.events import Events
+from proxy.cli.follow import DETACHED, GoneError, follow
 from proxy.cli.progress import Progress, contract
-from proxy.cli.terminal import is_live
-from proxy.errors import NotRunningError
+from proxy.errors import ProxyError
 
 if TYPE_CHECKING:
     from proxy.cli.client import Client
-    from proxy.cli.live import Screen
+    from proxy.cli.progress import Story
 
 Json = dict[str, Any]
-
-DETACHED = 130  # not 0: a script that was interrupted must not take the swap for done
 
 
 def operate(client: Client, verb: str, service: str | None, body: Json, *, wait: bool, as_json: bool) -> int:
@@ -39,44 +35,32 @@ def operate(client: Client, verb: str, service: str | None, body: Json, *, wait:
     with Events(client) as events:
         progress = Progress(client.post(path, body))
         try:
-            result = _follow(client, events, progress, to_stderr=as_json)
+            follow(client, events, progress, _look_up, to_stderr=as_json)
         except KeyboardInterrupt:
             watch = "`proxyctl status --watch` shows it, `proxyctl history` how it ended"
             complain(f"detached; the {verb} goes on", watch)
             return DETACHED
-        except NotRunningError as error:
-            complain(f"the proxy went away during the {verb}: {outcome.unknown(progress)}", error.message)
+        except GoneError as error:
+            back = "when it is back, `proxyctl history` says how it ended"
+            complain(
+                f"the proxy went away during the {verb}: {outcome.unknown(progress)}", f"{error.last.message}\n{back}"
+            )
             return 1
-    return _tell(result, as_json=as_json)
+    return _tell(progress.result or {}, as_json=as_json)
 
 
-def _follow(client: Client, events: Events, progress: Progress, *, to_stderr: bool) -> Json:
-    """Show the progress until there is a result. Raises NotRunningError when the proxy has gone."""
-    with _view(progress, to_stderr=to_stderr) as view:
-        while progress.result is None:
-            try:
-                for event in events.wait(view.tick):
-                    progress.take(event)
-            except StreamEndedError:
-                events.reopen()
-                progress.result = _from_history(client, progress)
-            view.update()
-    return progress.result
-
-
-def _view(progress: Progress, *, to_stderr: bool) -> Plain | Screen:
-    stream = sys.stderr if to_stderr else sys.stdout
-    if not is_live(stream):
-        return Plain(progress, stream)
-    from proxy.cli.live import Screen  # noqa: PLC0415 - rich takes longer to import than all the rest
-
-    return Screen(progress, stream)
-
-
-def _from_history(client: Client, progress: Progress) -> Json | None:
-    """How it ended, if it ended while the stream was broken."""
+def _look_up(client: Client, story: Story) -> Json | None:
+    """How it ended, if it ended while the stream was broken. Raises ProxyError if the proxy that answers lost it."""
+    service, kind = story.begun["service"], story.begun["kind"]
+    state = client.get(path_of("services", service))  # before the history: what is in neither is nowhere
     entries = client.get("/v1/history?limit=1000")["history"]
-    return next((entry for entry in reversed(entries) if progress.is_result(entry)), None)
+    result: Json | None = next((entry for entry in reversed(entries) if story.is_result(entry)), None)
+    if result is None and not state.get("operation") and len(state["generations"]) < 2:
+        raise ProxyError(
+            f"the proxy was started anew during the {kind}, and does not know how it ended: {outcome.unknown(story)}",
+            hint=f"{service}: {state['active'] or 'no version'} serves; `proxyctl status` shows more",
+        )
+    return result
 
 
 def _tell(result: Json, *, as_json: bool) -> int:

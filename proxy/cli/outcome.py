@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from proxy.cli.terminal import plural, took
 
 if TYPE_CHECKING:
-    from proxy.cli.progress import Progress
+    from proxy.cli.progress import Story
 
 Json = dict[str, Any]
 
@@ -49,7 +49,7 @@ def failure(result: Json) -> tuple[str, str]:
     return message, "\n".join(parts)
 
 
-def unknown(progress: Progress) -> str:
+def unknown(progress: Story) -> str:
     """What was known when the proxy went away."""
     done = [f"{name} {took(phase.seconds)}" for name, phase in progress.phases.items() if phase.seconds is not None]
     under_way = [name for name, phase in progress.phases.items() if phase.seconds is None]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 from proxy.cli import outcome
 from proxy.cli.table import Cell, line, table
-from proxy.cli.terminal import age, plural, took
+from proxy.cli.terminal import age, paint, plural, took
 
 Json = dict[str, Any]
 
@@ -25,13 +26,13 @@ _WITH_REQUESTS = (*_GENERATION[:4], " IN FLIGHT", *_GENERATION[4:])
 
 def overview(status: Json, *, now: float, width: int | None) -> list[str]:
     """The lines of `proxyctl status` at the Unix time `now`, none wider than `width`."""
-    lines = _proxy(status["proxy"], width)
+    lines = _proxy(status["proxy"], now, width)
     for name, service in status["services"].items():
         lines += ["", *_service(name, service, now, width)]
     return lines
 
 
-def _proxy(proxy: Json, width: int | None) -> list[str]:
+def _proxy(proxy: Json, now: float, width: int | None) -> list[str]:
     workers = proxy["workers"]
     facts = [
         f"proxy {proxy['version']}",
@@ -49,9 +50,41 @@ def _proxy(proxy: Json, width: int | None) -> list[str]:
         lines.append(line([Cell(text, "dim")], width=width))
     if proxy.get("stopping"):
         lines.append(line([Cell("the proxy is stopping", "yellow")], width=width))
-    if proxy.get("trouble"):
-        lines.append(line([Cell(f"trouble: {proxy['trouble']}", "red")], width=width))
+    lines += _upgrade(proxy, now, width)
+    for trouble in _troubles(proxy.get("trouble")):
+        lines += _machine(trouble, now, width)
     return lines
+
+
+def _upgrade(proxy: Json, now: float, width: int | None) -> list[str]:
+    """One that is under way, or the last one where it failed."""
+    if under_way := proxy.get("upgrade"):
+        text = f"upgrade from {under_way['from']} in phase {under_way['phase']}, for {age(now - under_way['started'])}"
+        return [line([Cell(text, "yellow")], width=width)]
+    last = proxy.get("last_upgrade")
+    if last is None or last["result"] == "upgraded":
+        return []
+    text = f"the upgrade of {age(now - last['finished'])} ago failed: {last['error']}"
+    return [paint(part, "red") for part in _wrapped(text, width)]
+
+
+def _troubles(found: str | list[Json] | None) -> list[Json]:
+    """Proxies of the release before say it in one string, empty where there is none."""
+    if isinstance(found, str):
+        return [{"message": found}] if found else []
+    return found or []
+
+
+def _machine(trouble: Json, now: float, width: int | None) -> list[str]:
+    """What is wrong around the proxy, since when, and what to do about it."""
+    since = f" (for {age(now - trouble['since'])})" if trouble.get("since") else ""
+    lines = [paint(text, "red") for text in _wrapped(f"trouble: {trouble['message']}{since}", width)]
+    return lines + [paint(text, "dim") for text in _wrapped("  " + trouble.get("hint", ""), width)]
+
+
+def _wrapped(text: str, width: int | None) -> list[str]:
+    """A sentence whose end matters as much as its beginning."""
+    return textwrap.wrap(text, width or 1000, subsequent_indent="  ")
 
 
 def _service(name: str, service: Json, now: float, width: int | None) -> list[str]:

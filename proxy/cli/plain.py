@@ -6,12 +6,12 @@ from typing import IO, TYPE_CHECKING, Self
 
 import click
 
-from proxy.cli.terminal import plural, took
+from proxy.cli.terminal import took
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from proxy.cli.progress import Progress
+    from proxy.cli.progress import Story
 
 TICK = 5.0  # seconds; nothing is drawn in between
 
@@ -21,30 +21,23 @@ class Plain:
 
     tick = TICK
 
-    def __init__(self, progress: Progress, stream: IO[str]) -> None:
-        self._progress = progress
+    def __init__(self, story: Story, stream: IO[str]) -> None:
+        self._story = story
         self._stream = stream
         self._told: set[str] = set()
+        self._width = max(map(len, story.names))
 
     def __enter__(self) -> Self:
-        self._say(self._progress.headline())
+        self.say(self._story.headline())
         return self
 
     def update(self) -> None:
-        for name, phase in self._progress.phases.items():
+        for name, phase in self._story.phases.items():
             if phase.seconds is not None and name not in self._told:
                 self._told.add(name)
-                self._say(f"{name:<6}  {took(phase.seconds):>7}{self._remark(name)}")
+                self.say(f"{name:<{self._width}}  {took(phase.seconds):>7}  {self._story.remark(name)}".rstrip())
 
-    def _remark(self, name: str) -> str:
-        drain = self._progress.drain
-        if name == "switch":
-            return "  new connections go to the new generation"
-        if name == "drain" and drain and drain.initial:
-            return f"  {plural(drain.initial, 'connection')}, {drain.forced} closed at the deadline"
-        return ""
-
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
         click.echo(text, file=self._stream)
 
     def __exit__(

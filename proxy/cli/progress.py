@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
+
+from proxy.cli.terminal import plural
 
 Json = dict[str, Any]
 
-PHASES = ("start", "health", "switch", "bake", "drain", "stop")
 _CONTRACT = ("service", "from", "to", "result", "phases", "drained", "forced", "error")
 
 
@@ -30,16 +31,62 @@ class Phase:
 
 
 @dataclass
-class Progress:
-    """`begun` is what the proxy answered when it took the operation on: its id, kind, service, versions."""
+class Story:
+    """Anything that happens in phases, in the background. `begun` is what the proxy answered when it took it on, with
+    `id` and `started`; `result` the object it ended with.
+    """
+
+    names: ClassVar[tuple[str, ...]]
+    seldom: ClassVar[frozenset[str]] = frozenset()  # phases that most stories do not have
 
     begun: Json
     phases: dict[str, Phase] = field(default_factory=dict)
-    drain: Drain | None = None
     result: Json | None = None
 
     def take(self, event: Json) -> bool:
-        """Learn from an event; return whether it was about this operation."""
+        """Learn from an event; return whether it was about this story."""
+        raise NotImplementedError
+
+    def take_result(self, result: Json) -> None:
+        self.result = result
+
+    def headline(self) -> str:
+        raise NotImplementedError
+
+    def remark(self, name: str) -> str:
+        """What else there is to say of a phase that is over."""
+        raise NotImplementedError
+
+    def is_result(self, entry: Json | None) -> bool:
+        """Whether a result is this story's (ids begin anew where a proxy has lost its state)."""
+        return entry is not None and (entry.get("id"), entry.get("started")) == (
+            self.begun["id"],
+            self.begun["started"],
+        )
+
+    @property
+    def has_failed(self) -> bool:
+        return self.result is not None and self.result["result"] not in {"swapped", "upgraded"}
+
+    def _take_phase(self, event: Json) -> None:
+        name = event["phase"]
+        if event["state"] == "begin":
+            self.phases[name] = Phase(event["time"])
+        else:
+            phase = self.phases.setdefault(name, Phase(event["time"]))
+            phase.seconds = event["seconds"]
+
+
+@dataclass
+class Progress(Story):
+    """Of a swap, rollback or restart."""
+
+    names = ("start", "health", "switch", "bake", "drain", "stop")
+    seldom = frozenset({"bake"})
+
+    drain: Drain | None = None
+
+    def take(self, event: Json) -> bool:
         if event.get("operation") != self.begun["id"]:
             return False
         kind = event["type"]
@@ -52,23 +99,18 @@ class Progress:
             self.result = event["result"]
         return True
 
-    def is_result(self, entry: Json) -> bool:
-        """Whether an entry of the history tells how this operation ended (ids begin anew with each proxy process)."""
-        return (entry.get("id"), entry.get("started")) == (self.begun["id"], self.begun["started"])
-
     def headline(self) -> str:
         kind, origin, target = self.begun["kind"], self.begun["from"], self.begun["to"]
         if kind == "restart" or origin is None:
             return f"{kind} {self.begun['service']}: {target}"
         return f"{kind} {self.begun['service']}: {origin} -> {target}"
 
-    def _take_phase(self, event: Json) -> None:
-        name = event["phase"]
-        if event["state"] == "begin":
-            self.phases[name] = Phase(event["time"])
-        else:
-            phase = self.phases.setdefault(name, Phase(event["time"]))
-            phase.seconds = event["seconds"]
+    def remark(self, name: str) -> str:
+        if name == "switch":
+            return "new connections go to the new generation"
+        if name == "drain" and self.drain and self.drain.initial:
+            return f"{plural(self.drain.initial, 'connection')}, {self.drain.forced} closed at the deadline"
+        return ""
 
 
 def contract(result: Json) -> Json:

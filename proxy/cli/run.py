@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from proxy.cli.where import ENVIRONMENT
 from proxy.config.paths import find
 from proxy.errors import UsageError
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _STANDARD = ("/dev/stdout", "/dev/stderr")  # open already, and where they are sockets, no path leads to them
 
 
@@ -51,7 +53,7 @@ def command(config: str | None, log_format: str, log_level: str, access_log: str
     time (logrotate), and a new one is begun.
 
     SIGTERM and SIGINT drain everything and end it, a second one ends it at once; SIGHUP applies a changed config;
-    SIGUSR1 restarts every service's active version.
+    SIGUSR1 restarts every service's active version, SIGUSR2 upgrades.
     """
     path = find(config)
     arguments = [sys.executable, "-P", "-m", "proxy.main", "--config", str(path)]
@@ -62,6 +64,9 @@ def command(config: str | None, log_format: str, log_level: str, access_log: str
         arguments += ["--access-log", str(_access_log(access_log))]
     sys.stdout.flush()
     sys.stderr.flush()
+    # That lasts over the exec, until there is a handler: as process 1 of a container, it would lose them till then
+    # (pid_namespaces(7)).
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     os.execv(sys.executable, arguments)  # noqa: S606 - the same process goes on as the proxy: signals and pid stay right
 
 

@@ -12,7 +12,7 @@ import click
 from proxy.cli.options import examples, json_option, service_option, talks
 from proxy.cli.overview import overview
 from proxy.cli.terminal import is_live, width
-from proxy.errors import UnknownServiceError
+from proxy.errors import NotRunningError, UnknownServiceError
 
 if TYPE_CHECKING:
     from proxy.cli.client import Client
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 _TICK = 2.0  # seconds after which a screen is drawn again without an event: connections come and go silently
+_RETURN = 3.0  # seconds for a proxy that replaces itself to answer
 _PACE = 0.1  # seconds that events are gathered for, so that many of them are one drawing
 
 
@@ -63,6 +64,7 @@ def _show(status: Json, *, as_json: bool) -> None:
 def _watch(client: Client, service: str | None, *, as_json: bool) -> None:
     """Draw at once, then whenever something happens, until Ctrl-C. Raises NotRunningError when the proxy has gone."""
     from proxy.cli.events import Events, StreamEndedError  # noqa: PLC0415 - only to watch
+    from proxy.cli.follow import GoneError, insist  # noqa: PLC0415
 
     live = is_live(sys.stdout) and not as_json
     if live:
@@ -70,15 +72,17 @@ def _watch(client: Client, service: str | None, *, as_json: bool) -> None:
     try:
         with Events(client) as events:
             while True:
-                _draw(_status(client, service), live=live, as_json=as_json)
                 try:
+                    _draw(_status(client, service), live=live, as_json=as_json)
                     while not events.wait(_TICK) and not live:
                         pass  # nothing has happened, and a list of equal pictures helps nobody
                     until = time.monotonic() + _PACE
                     while (left := until - time.monotonic()) > 0:
                         events.wait(left)
-                except StreamEndedError:
-                    events.reopen()
+                except (StreamEndedError, NotRunningError):
+                    insist(client, events.reopen, _RETURN, lambda _: None)
+    except GoneError as gone:
+        raise gone.last from gone
     except KeyboardInterrupt:
         if live:
             click.echo()

@@ -12,7 +12,7 @@ from proxy.config.paths import admin_socket, find
 
 if TYPE_CHECKING:
     from proxy.config.adhoc import adhoc_version
-    from proxy.config.loader import Examined, examine, load
+    from proxy.config.loader import Examined, examine, examine_text, load
     from proxy.config.schema import json_schema
     from proxy.config.settings import Admin, Drain, Health, Http, Service, Settings, Version
 
@@ -28,6 +28,7 @@ __all__ = [
     "adhoc_version",
     "admin_socket",
     "examine",
+    "examine_text",
     "find",
     "json_schema",
     "load",
@@ -35,7 +36,7 @@ __all__ = [
 
 _HOMES = {
     "adhoc_version": "adhoc",
-    **dict.fromkeys(("Examined", "examine", "load"), "loader"),
+    **dict.fromkeys(("Examined", "examine", "examine_text", "load"), "loader"),
     "json_schema": "schema",
     **dict.fromkeys(("Admin", "Drain", "Health", "Http", "Service", "Settings", "Version"), "settings"),
 }

@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 
 
 class Examined(NamedTuple):
-    """What a valid file means, and what in it may not be what was meant."""
+    """What a valid file means, and what in it may not be what was meant; `text` is what it says."""
 
     settings: Settings
     warnings: list[Problem]
+    text: str
 
 
 def load(path: Path) -> Settings:
@@ -39,7 +40,15 @@ def load(path: Path) -> Settings:
 
 def examine(path: Path) -> Examined:
     """Do what `load` does, and look for what is valid but unwise."""
-    source = Source.read(path)
+    return _examine(Source.read(path), path)
+
+
+def examine_text(text: str, path: Path) -> Examined:
+    """Do what `examine` does with what the file at `path` said some time ago."""
+    return _examine(Source.parse(text, str(path)), path)
+
+
+def _examine(source: Source, path: Path) -> Examined:
     findings = [*_reserved(source.table), *check(source.table)]
     try:
         settings = Settings.model_validate(_completed(source.table, path), context={"folder": path.absolute().parent})
@@ -47,7 +56,7 @@ def examine(path: Path) -> Examined:
         raise ConfigError(source.problems([*findings, *translate(error)])) from error
     if findings:
         raise ConfigError(source.problems(findings))
-    return Examined(settings, source.problems(advise(settings)))
+    return Examined(settings, source.problems(advise(settings)), source.text)
 
 
 def _completed(table: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -24,9 +24,10 @@ LARGEST = 1024 * 1024  # bytes; a config has some kilobytes
 
 @dataclass(frozen=True)
 class Source:
-    """What a file says: `table` as tomli parsed it, `places` of what is in it."""
+    """What a file says: `table` as tomli parsed its `text`, `places` of what is in it."""
 
     file: str
+    text: str
     table: dict[str, Any]
     places: Places
 
@@ -44,7 +45,7 @@ class Source:
             raise ConfigError([syntax_problem(error, text, file)]) from error
         except RecursionError as error:
             raise _unreadable(file, "lists or tables are nested too deeply") from error
-        return cls(file, table, find_places(text))
+        return cls(file, text, table, find_places(text))
 
     def problems(self, findings: Iterable[Finding]) -> list[Problem]:
         """The findings with their places, in the order of the file."""

@@ -7,32 +7,45 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
 
-from proxy import __version__
+from proxy import __version__, config
 from proxy.config.suggest import nearest
-from proxy.control import leftovers, lock, output, reaper
+from proxy.control import clock, inherited, lock, output, reaper, relief, running, sample
+from proxy.control.counters import CountersFile
 from proxy.control.deps import Deps
+from proxy.control.ending import Ending
 from proxy.control.events import Bus
 from proxy.control.history import History
+from proxy.control.notify import ServiceManager
 from proxy.control.ports import Ports
 from proxy.control.reload import Reload
-from proxy.control.service import Service
-from proxy.control.state import ProcessRecord, ServiceRecord, StateFile
+from proxy.control.service import SERIES_LIFETIME, Service
+from proxy.control.state import ProcessRecord, ServiceRecord
+from proxy.control.state_file import StateFile
+from proxy.control.traffic import name_of
+from proxy.control.trouble import Troubles
+from proxy.control.upgrade import HELD_SIGNALS, Upgrade
 from proxy.control.workers import WorkerPool
-from proxy.errors import ProxyError, StoppingError, UnknownServiceError
-from proxy.kernel import nofile, procfs
+from proxy.errors import ConfigError, ProxyError, StoppingError, UnknownServiceError
+from proxy.kernel import nofile
+from proxy.kernel.sd_notify import Notifier
 from proxy.logs import Format, facts
-from proxy.metrics import DrainSample, Metrics, ReplicaSample, Sample, ServiceSample
+from proxy.metrics import Metrics, Sample
 
 if TYPE_CHECKING:
+    import socket
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from proxy.config.settings import Settings
+    from proxy.config import Examined
+    from proxy.control.adoption import Verdict
+    from proxy.control.inherited import Inherited
     from proxy.control.operation import Operation
+    from proxy.control.running import Running
     from proxy.core.requests import SwapRequest
 
 Json = dict[str, Any]
@@ -50,69 +63,203 @@ class App:
     `run` is the whole life of the process. `stop` begins its end, a second time or with `now` it cuts that short.
     """
 
-    def __init__(self, settings: Settings, *, log_format: Format = "text", access_log: Path | None = None) -> None:
-        self.settings = settings
+    def __init__(
+        self,
+        examined: Examined,
+        *,
+        log_format: Format = "text",
+        access_log: Path | None = None,
+        arguments: Sequence[str] = (),
+    ) -> None:
+        """`arguments` are those that this process was started with, for an upgrade."""
+        self.settings = settings = examined.settings
         self.services: dict[str, Service] = {}
-        self.began = time.time()
+        self.running_since = time.monotonic()  # over all upgrades
+        self.lock: int | None = None  # the descriptor of the state folder's lock
+        self.api_sockets: dict[str, socket.socket] = {}  # what the API listens on, by address
+        self.activated: set[str] = set()  # Unix sockets whose files are the service manager's
+        self._examined = examined
         state_dir = settings.state_dir
         bus, metrics = Bus(), Metrics(self._sample)
-        pool = WorkerPool(settings.workers or len(os.sched_getaffinity(0)), state_dir, bus, log_format, access_log)
+        troubles = Troubles(bus)
+        count = settings.workers or len(os.sched_getaffinity(0))
+        ending = Ending()
+        pool = WorkerPool(count, state_dir, bus, log_format, access_log, ending=ending, troubles=troubles)
         self.deps = Deps(
             config_path=settings.path,
             state_dir=state_dir,
             bus=bus,
-            history=History(state_dir / "history.jsonl"),
+            history=History(state_dir / "history.jsonl", troubles),
             metrics=metrics,
             pool=pool,
             ports=Ports(),
-            state=StateFile(state_dir / "state.json"),
+            state=StateFile(state_dir / "state.json", troubles),
+            counters=CountersFile(state_dir / "counters.json", metrics, pool.traffic, troubles=troubles),
+            troubles=troubles,
+            ending=ending,
         )
+        notifier = Notifier.from_environment(os.environ)
+        self.manager_environment = notifier.environment()
+        patience = max(each.health.start_timeout for each in settings.services.values())
+        self.manager = ServiceManager(notifier, bus, self._described, patience=patience)
         self._started = trio.Event()
         self._stopping = trio.Event()
         self._now = trio.Event()
+        self._settling, self._settled = trio.CancelScope(), trio.Event()
         self._reload = Reload(self)
+        self._upgrade = Upgrade(self, arguments)
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._stopping.is_set()
 
     async def run(self, serve_api: ServeApi) -> None:
-        """Serve until told to stop. Raises ProxyError when something it needs cannot be had; then nothing runs."""
+        """Serve until told to stop. Raises ProxyError when something it needs cannot be had; then nothing new runs."""
         nofile.raise_to_hard()
-        with lock.hold(self.settings.state_dir):
-            self.deps.state.load()
-            self.deps.history.load()
-            await leftovers.stop(self.deps.state.state, self.settings.state_dir)
+        handed_on = inherited.from_environment(os.environ)
+        with lock.hold(self.settings.state_dir, handed_on.lock) as self.lock:
             async with trio.open_nursery() as nursery:
                 self.nursery = nursery
+                # First of all: threads, and so the processes that they start, inherit what is blocked until then.
                 await nursery.start(self._obey_signals)
-                await self._start(nursery, serve_api)
+                found = await self._look(handed_on)
+                try:
+                    await self._start(nursery, serve_api, found, handed_on)
+                except ProxyError:
+                    self.deps.ending.is_orderly = found.how == "first"
+                    raise
                 await self._stopping.wait()
+                self.deps.ending.is_orderly = True
                 await self._shut_down()
                 nursery.cancel_scope.cancel()
             self._remember_workers()
             await self.deps.state.flush()
+            self.deps.counters.discard()
         log.info("stopped")
 
-    async def _start(self, nursery: trio.Nursery, serve_api: ServeApi) -> None:
+    async def _look(self, handed_on: Inherited) -> Running:
+        """Read what was put down, and find what runs."""
+        self.deps.state.load()
+        self.deps.history.load()
+        self._go_back_to_earlier_config()
+        found = await running.look(self.deps.state.state, self.settings, handed_on)
+        if found.how == "first":
+            self._take_given_config()
+        return found
+
+    async def _start(self, nursery: trio.Nursery, serve_api: ServeApi, found: Running, handed_on: Inherited) -> None:
+        """Take over what was found running, and start the rest."""
         deps = self.deps
-        nursery.start_soon(reaper.run)
-        nursery.start_soon(deps.state.run)
-        nursery.start_soon(output.keep_rotated, deps.state_dir)
+        if record := deps.state.state.upgrade:
+            self._upgrade.resume(record, self.running_since)
+            self.running_since = record.running_since
+        if found.how == "first":
+            deps.counters.discard()
+        else:
+            deps.counters.load([name_of(worker.identity) for worker in found.workers])
+        deps.metrics.control_started(found.how)
         for settings in self.settings.services.values():
             self.services[settings.name] = Service(settings, deps)
-        self._bind_all()
+        self._bind_all(handed_on)
+        nursery.start_soon(self.manager.run)
+        nursery.start_soon(reaper.run)
+        nursery.start_soon(deps.state.run)
+        nursery.start_soon(deps.history.run)
+        nursery.start_soon(deps.counters.run)
+        nursery.start_soon(clock.watch, deps.troubles)
+        nursery.start_soon(partial(output.keep_rotated, deps.state_dir, troubles=deps.troubles))
         deps.pool.on_change = self._remember_workers
-        await nursery.start(deps.pool.run)
-        for service in tuple(self.services.values()):
-            await self.start_service(service)
+        if found.how == "first":
+            await running.stop_rest(found, deps.state_dir)
+        await nursery.start(deps.pool.run, found.workers)
+        for name, service in tuple(self.services.items()):
+            await self.start_service(service, found.verdicts.get(name))
+        await self._apply_changes(handed_on)
+        self.api_sockets, handed_on.control = handed_on.control, {}
         self._api_over = trio.Event()
         await nursery.start(self._serve_api, serve_api)
+        for description in handed_on.unused():
+            log.warning("a listener was open and is not used; closing it", extra=facts(listener=description))
+        self.activated = handed_on.activated
+        handed_on.close()
         extra = facts(
-            version=__version__, pid=os.getpid(), config=self.settings.path, socket=self.settings.admin.socket
+            version=__version__,
+            pid=os.getpid(),
+            config=self.settings.path,
+            socket=self.settings.admin.socket,
+            start=None if found.how == "first" else found.how,
         )
         log.info("proxy runs", extra=extra)
         self._started.set()
+        nursery.start_soon(self.manager.announce, self.not_ready)
+        nursery.start_soon(self._settle_in_peace, found)
 
-    async def start_service(self, service: Service) -> None:
+    def _go_back_to_earlier_config(self) -> None:
+        """Begin with the config that was in force: what runs, runs by it. What has changed since is applied later, as
+        by a reload.
+        """
+        state, given = self.deps.state.state, self._examined
+        if not state.config or state.config == given.text:
+            self._take_given_config()
+            return
+        try:
+            earlier = config.examine_text(state.config, self.settings.path).settings
+        except ConfigError as error:  # of another release, which knew other keys
+            log.warning("the config of before cannot be compared", extra=facts(reason=error.message))
+            self._take_given_config()
+            return
+        self.settings = given.settings.model_copy(update={"services": earlier.services})
+
+    def _take_given_config(self) -> None:
+        self.settings, self.deps.state.state.config = self._examined.settings, self._examined.text
+
+    async def _apply_changes(self, handed_on: Inherited) -> None:
+        """Apply what has changed in the config while no control process was there."""
+        if self.deps.state.state.config != self._examined.text:
+            try:
+                await self._reload.apply(self._examined, handed_on)
+            except ProxyError as error:
+                log.error("the changed config is not applied", extra=facts(reason=error.message, hint=error.hint))
+
+    async def _settle_in_peace(self, found: Running) -> None:
+        try:
+            with self._settling:
+                await self._settle(found)
+        finally:
+            self._settled.set()
+
+    async def _settle(self, found: Running) -> None:
+        """What is to be done after a start that nobody waits for."""
+        pool = self.deps.pool
+        if found.how != "first":
+            await pool.forget_unknown()
+            self.nursery.start_soon(self._forget_gone)
+            await running.stop_rest(found, self.deps.state_dir)
+        for worker in pool.surplus:
+            place = pool.holder(worker.index % pool.count)
+            if place and place is not worker:
+                try:
+                    await relief.hand_over(pool, worker, place, self.nursery, self.longest_drain())
+                except ProxyError as error:
+                    log.error("a worker too many stays", extra=facts(pid=worker.pid, reason=error.message))
+        if found.how == "upgraded":
+            await self._upgrade.finish()
+
+    async def _forget_gone(self) -> None:
+        """Drop the series of generations that were gone already, once their last values have been scraped."""
+        known = {(service.name, number) for service in self.services.values() for number in service.generations}
+        gone = [each for each in self.deps.metrics.generations if (each[0], each[2]) not in known]
+        await trio.sleep(SERIES_LIFETIME)
+        for service, version, number in gone:
+            await self.deps.pool.forget(service, number)
+            self.deps.metrics.forget(service, version, number)
+
+    def longest_drain(self) -> float:
+        return max((each.settings.drain.deadline for each in self.services.values()), default=0.0)
+
+    async def start_service(self, service: Service, found: Verdict | None = None) -> None:
         self.deps.metrics.service(service.name)
-        await self.nursery.start(service.run)
+        await self.nursery.start(service.run, found)
         self.services[service.name] = service
         extra = facts(service=service.name, listen=",".join(service.describe()["listen"]))
         log.info("listening", extra=extra)
@@ -130,10 +277,10 @@ class App:
         self.deps.metrics.forget_service(service.name)
         log.info("service removed", extra=facts(service=service.name))
 
-    def _bind_all(self) -> None:
+    def _bind_all(self, handed_on: Inherited) -> None:
         try:
             for service in self.services.values():
-                service.bind()
+                service.bind(handed_on)
         except ProxyError:
             for service in self.services.values():
                 service.close_listeners()
@@ -149,6 +296,7 @@ class App:
     async def _obey_signals(self, task_status: trio.TaskStatus[None]) -> None:
         stops = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
         with trio.open_signal_receiver(*stops, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2) as signals:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS)  # an exec leaves them blocked
             task_status.started()
             told_to_stop = False
             async for number in signals:
@@ -162,7 +310,7 @@ class App:
                 elif number == signal.SIGUSR1:
                     self._restart_all()
                 else:
-                    log.warning("upgrade is not available in this release")
+                    self._upgrade_on_signal()
 
     async def _reload_on_signal(self) -> None:
         try:
@@ -171,6 +319,12 @@ class App:
             log.error("reload failed; nothing changed", extra=facts(reason=error.message))
         except Exception:
             log.exception("reload failed")  # whatever it is, what serves goes on serving
+
+    def _upgrade_on_signal(self) -> None:
+        try:
+            self._upgrade.begin()
+        except ProxyError as error:
+            log.error("upgrade refused", extra=facts(reason=error.message))
 
     def _restart_all(self) -> None:
         for service in self.services.values():
@@ -181,6 +335,9 @@ class App:
 
     async def _shut_down(self) -> None:
         log.info("stopping", extra=facts(lame_duck=self.settings.lame_duck or None))
+        self.manager.stopping()
+        self._settling.cancel()
+        await self._settled.wait()
         self.deps.bus.publish("stop")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._hurry)
@@ -201,9 +358,11 @@ class App:
             service.hurry()
 
     def _remember_workers(self) -> None:
-        found = (procfs.identify(worker.process.pid) for worker in self.deps.pool.workers)
         state = self.deps.state
-        state.state.workers = [ProcessRecord(pid=each.pid, start_time=each.start_time) for each in found if each]
+        state.state.workers = [
+            ProcessRecord(pid=each.pid, start_time=each.identity.start_time, socket=each.name)
+            for each in self.deps.pool.workers
+        ]
         state.changed()
 
     # What the API asks for.
@@ -211,23 +370,25 @@ class App:
     async def status(self) -> Json:
         await self.deps.pool.refresh()
         pool, limit = self.deps.pool, nofile.limit()
-        workers = [
-            {"pid": worker.process.pid, "connections": pool.traffic.connections(worker)} for worker in pool.workers
-        ]
-        return {
+        workers = [{"pid": worker.pid, "connections": pool.traffic.connections(worker)} for worker in pool.workers]
+        status = {
             "proxy": {
                 "version": __version__,
                 "pid": os.getpid(),
-                "uptime": round(time.time() - self.began, 3),
+                "uptime": round(time.monotonic() - self.running_since, 3),
                 "workers": workers,
                 "worker_restarts": pool.restarts,
                 "config": str(self.settings.path),
                 "stopping": self._stopping.is_set(),
                 "limits": {"descriptors": limit.soft, "descriptors_hard": limit.hard},
-                "trouble": self.deps.state.trouble,
+                "trouble": self.deps.troubles.describe(),
+                "upgrade": self._upgrade.describe(),
+                "last_upgrade": self._upgrade.last,
             },
-            "services": {name: service.describe() for name, service in self.services.items()},
+            "services": self._described(),
         }
+        await self.deps.counters.shown()
+        return status
 
     async def service_status(self, service: str) -> Json:
         found = self._service(service)
@@ -235,13 +396,18 @@ class App:
         return found.describe()
 
     async def swap(self, service: str, request: SwapRequest) -> Operation:
-        return self._service(service).swap(request)
+        return await self._on_file(self._service(service).swap(request))
 
     async def rollback(self, service: str, *, deadline: float | None = None) -> Operation:
-        return self._service(service).rollback(deadline=deadline)
+        return await self._on_file(self._service(service).rollback(deadline=deadline))
 
     async def restart(self, service: str, *, deadline: float | None = None) -> Operation:
-        return self._service(service).restart(deadline=deadline)
+        return await self._on_file(self._service(service).restart(deadline=deadline))
+
+    async def _on_file(self, operation: Operation) -> Operation:
+        """Whoever is told that it was accepted will find out how it ended, whatever becomes of this process."""
+        await self.deps.state.flush()
+        return operation
 
     async def pause(self, service: str) -> None:
         await self._service(service).pause()
@@ -252,7 +418,11 @@ class App:
     async def reload(self) -> Json:
         if self._stopping.is_set():
             raise StoppingError("the proxy is stopping", hint="`proxyctl run` starts it again")
-        return await self._reload.perform()
+        with self.manager.reloading():
+            return await self._reload.perform()
+
+    async def upgrade(self) -> Json:
+        return self._upgrade.begin()
 
     def stop(self, *, now: bool = False) -> None:
         self._stopping.set()
@@ -278,7 +448,9 @@ class App:
 
     async def metrics(self, *, openmetrics: bool) -> tuple[bytes, str]:
         await self.deps.pool.refresh()
-        return self.deps.metrics.render(openmetrics=openmetrics)
+        rendered = self.deps.metrics.render(openmetrics=openmetrics)
+        await self.deps.counters.shown()
+        return rendered
 
     def not_ready(self) -> Sequence[str]:
         if self._stopping.is_set():
@@ -294,34 +466,8 @@ class App:
             )
         return self.services[name]
 
-    # What /metrics asks for.
+    def _described(self) -> Json:
+        return {name: service.describe() for name, service in self.services.items()}
 
     def _sample(self) -> Sample:
-        pool = self.deps.pool
-        up = {worker.index for worker in pool.workers}
-        return Sample(
-            services=[self._sample_of(service) for service in self.services.values()],
-            workers={index: index in up for index in range(pool.count)},
-            worker_restarts=pool.restarts,
-        )
-
-    def _sample_of(self, service: Service) -> ServiceSample:
-        generations = list(service.generations.values())
-        return ServiceSample(
-            name=service.name,
-            active=service.active.id if service.active else 0,
-            counts=self.deps.pool.traffic.of(service.name),
-            protocol=service.settings.protocol,
-            replicas=[
-                ReplicaSample(generation.version.name, generation.id, replica.index, replica.healthy)
-                for generation in generations
-                for replica in generation.replicas
-            ],
-            drains=[
-                DrainSample(
-                    generation.version.name, generation.id, generation.drain.remaining, generation.drain.deadline
-                )
-                for generation in generations
-                if generation.drain
-            ],
-        )
+        return sample.take(self.services.values(), self.deps, handover_pause=self._upgrade.pause)

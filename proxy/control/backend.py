@@ -13,7 +13,7 @@ import trio
 from proxy.control import launch, ownership, reaper, recipe, sockets
 from proxy.control.exits import Exit
 from proxy.control.family import Family
-from proxy.control.mark import EarlierRun, Mark, supervisor
+from proxy.control.mark import EarlierRun, Mark, Marked, supervisor
 from proxy.control.record import Record
 from proxy.core import template
 from proxy.core.address import Address
@@ -23,12 +23,14 @@ from proxy.kernel.procfs import ProcessId
 from proxy.logs import facts
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     from proxy.config.settings import Service, Version
     from proxy.control.check import Subject
     from proxy.control.output import LogFile
     from proxy.control.ports import Ports
+    from proxy.control.trouble import Troubles
 
 log = logging.getLogger(__name__)
 
@@ -181,7 +183,14 @@ class Backend:
 
 
 async def start(
-    service: Service, version: Version, generation: int, replica: int, *, state_dir: Path, ports: Ports
+    service: Service,
+    version: Version,
+    generation: int,
+    replica: int,
+    *,
+    state_dir: Path,
+    ports: Ports,
+    troubles: Troubles | None = None,
 ) -> Backend:
     """Start the version's command. Raises StartError when it cannot be; that it is healthy is the prober's to say."""
     user = await trio.to_thread.run_sync(launch.find_user, version.user) if version.user else None
@@ -199,7 +208,7 @@ async def start(
             address = Address(host="127.0.0.1", port=port or 0)
         mark = Mark(supervisor(state_dir), service.name, generation, replica)
         subject = recipe.subject(version, mark, address, port, user)
-        log_file = recipe.log_file(version, mark, state_dir)
+        log_file = recipe.log_file(version, mark, state_dir, troubles)
         command = tuple(subject.values.fill(word) for word in version.command)
         process = await launch.launch(command, env=subject.env, cwd=subject.cwd, user=user, log_file=log_file)
         undo.pop_all()
@@ -211,8 +220,8 @@ async def start(
 def adopt(record: Record, version: Version, *, state_dir: Path, ports: Ports) -> Backend | None:
     """Take over a backend that an earlier run of the proxy started; None when it is gone.
 
-    After an upgrade (an exec) it is still our child, and has to be taken over before the reaper runs; after a crash
-    it is not, and its exit status will not be known.
+    After an upgrade (an exec) it is still our child, and has been kept from the reaper (reaper.keep); after a crash it
+    is not, and its exit status will not be known.
     """
     if not procfs.is_running(record.identity):
         return None
@@ -224,20 +233,23 @@ def adopt(record: Record, version: Version, *, state_dir: Path, ports: Ports) ->
     return Backend(record, subject=subject, ports=ports, log_file=log_file, process=None)
 
 
-async def stop_leftover(record: Record, stop_signal: int, stop_timeout: float) -> None:
-    """Stop what an earlier run of the proxy left of a backend, whether or not its main process still runs.
+async def stop_marked(leftover: Marked, stop_signal: int, stop_timeout: float) -> None:
+    """Stop what an earlier run of the proxy left of a backend, with everything that came out of it."""
+    await _stop_family(Family([leftover.process], leftover.mark), stop_signal, stop_timeout)
 
-    Only for records of this boot (procfs.boot_id): pids and start times mean nothing after it.
+
+async def stop_unrecorded(
+    state_dir: Path,
+    stop_signal: int,
+    stop_timeout: float,
+    *,
+    taken_over: frozenset[Mark] = frozenset(),
+    workers: Collection[ProcessId] = (),
+) -> None:
+    """Stop everything else that carries the mark of an earlier run with this state folder: also what that had no time
+    to record before it died. Backends and workers that were taken over are left alone.
     """
-    await _stop_family(Family([record.identity], record.mark), stop_signal, stop_timeout)
-    sockets.remove(Address.parse(record.address))
-
-
-async def stop_unrecorded(state_dir: Path, stop_signal: int, stop_timeout: float) -> None:
-    """Stop everything that carries the mark of an earlier run with this state folder: also what that had no time to
-    record before it died.
-    """
-    await _stop_family(Family([], EarlierRun(state_dir)), stop_signal, stop_timeout)
+    await _stop_family(Family([], EarlierRun(state_dir, taken_over), workers), stop_signal, stop_timeout)
 
 
 async def _stop_family(family: Family, stop_signal: int, stop_timeout: float) -> None:

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from proxy.control.counters import CountersFile
+    from proxy.control.ending import Ending
     from proxy.control.events import Bus
     from proxy.control.history import History
     from proxy.control.ports import Ports
-    from proxy.control.state import StateFile
+    from proxy.control.state_file import StateFile
+    from proxy.control.trouble import Troubles
     from proxy.control.workers import WorkerPool
     from proxy.metrics import Metrics
 
@@ -26,3 +29,6 @@ class Deps:
     pool: WorkerPool
     ports: Ports
     state: StateFile
+    counters: CountersFile
+    troubles: Troubles
+    ending: Ending

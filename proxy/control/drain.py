@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from proxy.control.generation import DrainProgress, Generation
+from proxy.control.state import DepartureRecord
 from proxy.logs import facts
 
 if TYPE_CHECKING:
@@ -26,8 +27,21 @@ class Departure:
     any longer, since the generation is stopped or warm; `gone`: the departure has ended.
     """
 
-    def __init__(self, generation: Generation, limit: float, operation: Operation | None, deps: Deps) -> None:
+    def __init__(
+        self,
+        generation: Generation,
+        limit: float,
+        operation: Operation | None,
+        deps: Deps,
+        earlier: DepartureRecord | None = None,
+    ) -> None:
+        """`earlier`: it was begun by another control process, and goes on to the end that it had."""
+        self._earlier = earlier
+        self._already = max(0.0, time.time() - earlier.began) if earlier else 0.0  # for how many seconds it has lasted
+        self._ends = 0.0  # by time.monotonic()
+        self._warm_until: float | None = None
         self.generation = generation
+        self._began = 0.0  # in Unix time
         self.initial = 0
         self.forced = 0
         self.left = 0
@@ -46,6 +60,20 @@ class Departure:
     def drained(self) -> int:
         """Connections that ended by themselves."""
         return max(0, self.initial - self.forced - self.left)
+
+    def record(self) -> DepartureRecord | None:
+        """What has to be remembered of it; None where it has not begun, or is off."""
+        drain = self.generation.drain
+        if self.revived or (drain is None and self._warm_until is None):
+            return None
+        return DepartureRecord(
+            began=self._began,
+            deadline=self._ends,
+            initial=self.initial,
+            forced=self.forced,
+            operation=self._operation.id if self._operation else None,
+            warm_until=self._warm_until,
+        )
 
     def release(self) -> None:
         self._released.set()
@@ -68,6 +96,7 @@ class Departure:
     def hurry(self) -> None:
         """Let the deadline be now."""
         self._limit = 0
+        self._earlier = None
         self._deadline.deadline = trio.current_time()
         self.cool()
         self._released.set()
@@ -76,9 +105,14 @@ class Departure:
         generation = self.generation
         try:
             with self._scope:
-                await self._leave()
-                if keep_warm := generation.settings.drain.keep_warm:
-                    await self._stay_warm(keep_warm)
+                if self._earlier and self._earlier.warm_until is not None:
+                    self._began, self._ends = self._earlier.began, self._earlier.deadline
+                    generation.retire()
+                    await self._stay_warm(max(0.0, self._earlier.warm_until - time.monotonic()))
+                else:
+                    await self._leave()
+                    if keep_warm := generation.settings.drain.keep_warm:
+                        await self._stay_warm(keep_warm)
             if self.revived:
                 generation.drain = None
                 return
@@ -89,10 +123,10 @@ class Departure:
 
     async def _leave(self) -> None:
         async with trio.open_nursery() as nursery:
-            if self.generation.settings.drain.signal_at == "start":
+            if self.generation.settings.drain.signal_at == "start" and not self.generation.was_signalled:
                 nursery.start_soon(self._say_goodbye)
             if self._operation:
-                with self._operation.phase("drain"):
+                with self._operation.phase("drain", already=self._already):
                     await self._drain()
             else:
                 await self._drain()
@@ -106,21 +140,41 @@ class Departure:
         generation, pool = self.generation, self._deps.pool
         service = generation.settings.name
         generation.retire()
-        began, clock = time.time(), trio.current_time()
-        self.initial = pool.remaining(service, generation.id)
-        generation.drain = DrainProgress(round(began, 3), round(began + self._limit, 3), self.initial, self.initial)
-        generation.set_state("draining")
-        self._deadline.deadline = trio.current_time() + self._limit
+        clock = trio.current_time()
+        self._begin()
+        self._deadline.deadline = trio.current_time() + self._ends - time.monotonic()
         with self._deadline:
             await pool.drained(service, generation.id, self._progress)
         if pool.remaining(service, generation.id):
-            self.forced = await pool.close(service, generation.id)
-            generation.drain.forced = self.forced
-            extra = facts(service=service, version=generation.version.name, connections=self.forced)
+            forced = await pool.close(service, generation.id)
+            self.forced += forced
+            if generation.drain:
+                generation.drain.forced = self.forced
+            extra = facts(service=service, version=generation.version.name, connections=forced)
             log.warning("drain deadline reached; closed what was still open", extra=extra)
         self._progress(0)
+        if self._operation:
+            self._operation.drained, self._operation.forced = self.drained, self.forced
         outcome = "forced" if self.forced else "drained"
-        self._deps.metrics.drained(service, outcome, trio.current_time() - clock, self.forced)
+        self._deps.metrics.drained(service, outcome, self._already + trio.current_time() - clock, self.forced)
+
+    def _begin(self) -> None:
+        """Set when it began and ends; for one that was begun earlier, as it was then."""
+        generation, earlier = self.generation, self._earlier
+        remaining = self._deps.pool.remaining(generation.settings.name, generation.id)
+        if earlier:
+            self._began, self._ends, self.forced = earlier.began, earlier.deadline, earlier.forced
+            self.initial = max(earlier.initial, remaining)
+        else:
+            now, self._began = time.monotonic(), round(time.time(), 3)
+            self._ends, self.initial = now + self._limit, remaining
+        generation.drain = DrainProgress(round(self._began, 3), self._ends, self.initial, remaining, self.forced)
+        if not earlier:
+            generation.drain.clock = self._began - now
+        if generation.state == "draining":
+            generation.changed()
+        else:
+            generation.set_state("draining")
 
     def _progress(self, remaining: int) -> None:
         drain = self.generation.drain
@@ -140,6 +194,7 @@ class Departure:
         )
 
     async def _stay_warm(self, seconds: float) -> None:
+        self._warm_until = time.monotonic() + seconds
         self.generation.drain = None
         self.generation.set_state("warm")
         self.over.set()

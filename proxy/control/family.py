@@ -31,13 +31,16 @@ KILL_TIMEOUT = 5.0  # seconds; what SIGKILL has not ended by then hangs in the k
 
 
 class Family:
-    """The processes of one backend, or of several. `mains` were started, each as the leader of a session of its own."""
+    """The processes of one backend, or of several. `mains` were started, each as the leader of a session of its own.
+    Those that are `spared` do not belong, whatever their mark.
+    """
 
-    def __init__(self, mains: Collection[ProcessId], bearer: Bearer) -> None:
+    def __init__(self, mains: Collection[ProcessId], bearer: Bearer, spared: Collection[ProcessId] = ()) -> None:
         self._mains = {main.pid: main for main in mains}
         self._oldest = min((main.start_time for main in mains), default=0)
         self._bearer = bearer
         self._seen = set(mains)
+        self._spared = frozenset(spared)
 
     def members(self) -> set[ProcessId]:
         """Those that run now; zombies do not count. Reads all of /proc: milliseconds, or more on a crowded machine."""
@@ -45,7 +48,7 @@ class Family:
         ours = procfs.descendants(table, [os.getpid()])
         # This process may itself have been started by one of them, from a shell: it, and what leads to it, stays out.
         untouchable = procfs.ancestors(table, os.getpid())
-        rest = {pid: each for pid, each in table.items() if pid not in untouchable}
+        rest = {pid: each for pid, each in table.items() if pid not in untouchable and each.id not in self._spared}
         roots = [each.pid for each in rest.values() if self._belongs(each, table, ours)]
         found = {table[pid].id for pid in procfs.descendants(rest, roots) if not table[pid].is_dead}
         self._seen |= found
@@ -94,13 +97,24 @@ class Family:
         with grace:
             await self._ask(number)
         with trio.move_on_after(KILL_TIMEOUT):
-            # What is killed may have forked meanwhile, hence the loop.
-            while members := await self._scan():
+            await self._kill()
+        reaper.reap()
+        return await self._scan()
+
+    async def _kill(self) -> None:
+        """Return when all have ended. They are stopped first: what is stopped cannot fork, so that also those that
+        multiply are all found.
+        """
+        stopped: set[ProcessId] = set()
+        while members := await self._scan():
+            if new := members - stopped:
+                for member in new:
+                    _send(member, signal.SIGSTOP)
+                stopped |= new
+            else:
                 for member in members:
                     _send(member, signal.SIGKILL)
                 await pidfd.wait_gone(members)
-        reaper.reap()
-        return await self._scan()
 
     async def _ask(self, number: int) -> None:
         """Return when all have ended.

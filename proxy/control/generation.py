@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,22 +16,27 @@ from proxy.control import backend as backends
 from proxy.control import prober
 from proxy.control.backend import Backend
 from proxy.control.external import External
+from proxy.control.recipe import dump_recipe
+from proxy.control.state import GenerationRecord
 from proxy.core.backoff import Backoff
 from proxy.errors import StartError
 from proxy.logs import facts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from proxy.config.settings import Service as Settings
     from proxy.config.settings import Version
     from proxy.control.deps import Deps
+    from proxy.control.state import DepartureRecord
     from proxy.core.address import Address
 
 log = logging.getLogger(__name__)
 
 Target = Backend | External
 
+# By how many seconds the clock may differ from what it was without having been set.
+_SLEWED = 0.5
 # What is left of a backend's stop_timeout when the proxy itself is told to stop at once.
 _HURRIED_STOP = 1.0
 
@@ -69,13 +74,22 @@ class Replica:
 
 @dataclass
 class DrainProgress:
-    """What `status` shows of a drain. Times are Unix times."""
+    """What `status` shows of a drain. `started` is a Unix time, `ends` a time of time.monotonic()."""
 
     started: float
-    deadline: float
+    ends: float
     initial: int
     remaining: int
     forced: int = 0
+    clock: float = field(default_factory=lambda: time.time() - time.monotonic())
+
+    @property
+    def deadline(self) -> float:
+        """In Unix time; should the clock have been set since, by the new one."""
+        clock = time.time() - time.monotonic()
+        if abs(clock - self.clock) > _SLEWED:
+            self.clock = clock
+        return round(self.ends + self.clock, 3)
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -114,10 +128,56 @@ class Generation:
         self._failure: StartError | None = None
         self._trouble = ""
         self.proven = False
+        self._lost: set[int] = set()  # replicas that ended while nobody looked
         self._hurry = False
         self._reconfigured = trio.Event()
 
+    def adopt(self, record: GenerationRecord, in_rotation: Collection[str]) -> None:
+        """Take over what runs of it, before `run`. Replicas `in_rotation`, by their addresses, go on as healthy ones;
+        the others have to show it.
+        """
+        self._candidate = False
+        self.state, self.since = record.state, record.since or self.since
+        self._signalled = record.signalled
+        backends_by_place = {backend.replica: backend for backend in record.backends}
+        for replica in self.replicas:
+            replica.restarts = record.restarts.get(str(replica.index), 0)
+            replica.launched, replica.reason = True, "was not healthy"
+            if self.version.address:
+                replica.target = External(self.settings, self.version, self.id, replica.index)
+            elif found := backends_by_place.get(replica.index):
+                replica.target = backends.adopt(
+                    found, self.version, state_dir=self._deps.state_dir, ports=self._deps.ports
+                )
+            if replica.target is None:
+                self._lost.add(replica.index)
+                replica.reason = "ended while no control process was there"
+            elif str(replica.address) in in_rotation:
+                replica.healthy, replica.reason = True, ""
+                self.proven = True
+            if not replica.healthy:
+                self._trouble = self._trouble or f"replica {replica.index}: {replica.reason}"
+
+    def record(self, departure: DepartureRecord | None) -> GenerationRecord:
+        """What has to be remembered of it."""
+        return GenerationRecord(
+            id=self.id,
+            version=self.version.name,
+            state=self.state,
+            backends=[replica.backend.record for replica in self.replicas if replica.backend],
+            since=self.since,
+            recipe=dump_recipe(self.version),
+            restarts={str(replica.index): replica.restarts for replica in self.replicas if replica.restarts},
+            signalled=self._signalled,
+            departure=departure,
+        )
+
     # What others ask.
+
+    @property
+    def was_signalled(self) -> bool:
+        """Whether its backends have been told to stop."""
+        return self._signalled
 
     @property
     def endpoints(self) -> tuple[wire.Endpoint, ...]:
@@ -213,6 +273,10 @@ class Generation:
         self.since = time.time()
         self._poke()
 
+    def changed(self) -> None:
+        """Something else of it did, that is to be remembered."""
+        self._poke()
+
     def describe(self, counts: wire.GenerationCounts, *, knows_requests: bool) -> dict[str, Any]:
         """`in_flight` is None where requests are not understood: nobody knows how many there are."""
         return {
@@ -241,10 +305,14 @@ class Generation:
         backoff = Backoff()
         while True:
             began = trio.current_time()
-            try:
-                reason = await self._live(replica)
-            except (StartError, OSError) as error:
-                reason = self._report_failed_start(replica, error)
+            if replica.index in self._lost:
+                self._lost.remove(replica.index)
+                reason = replica.reason
+            else:
+                try:
+                    reason = await self._live(replica)
+                except (StartError, OSError) as error:
+                    reason = self._report_failed_start(replica, error)
             self._out(replica, reason)
             if self._candidate:
                 return
@@ -259,31 +327,49 @@ class Generation:
 
     async def _live(self, replica: Replica) -> str:
         """Run one backend from start to end; returns how it ended."""
-        target = await self._start(replica)
+        target = replica.target or await self._start(replica)
         replica.target, replica.launched = target, True
         self._poke()
+        is_over = False
         try:
-            await prober.wait_healthy(target, self.settings.health, on_check=self._checked)
+            if not replica.healthy:
+                await prober.wait_healthy(target, self.settings.health, on_check=self._checked)
             self._in(replica)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._watch, replica, target)
                 reason = str(await target.exited())
                 self._out(replica, reason)
                 nursery.cancel_scope.cancel()
+            is_over = True
+        except (StartError, OSError):
+            is_over = True
+            raise
+        else:
             return reason
         finally:
-            self._out(replica, "stopped")
-            if isinstance(target, Backend):
-                await target.stop(self.settings.drain.stop_signal, self._patience())
-            replica.target = None
-            self._poke()
+            if is_over or self._scope.cancel_called or self._deps.ending.is_orderly:
+                await self._clear(replica, target)
+
+    async def _clear(self, replica: Replica, target: Target) -> None:
+        """Stop what is left of a backend."""
+        self._out(replica, "stopped")
+        if isinstance(target, Backend):
+            await target.stop(self.settings.drain.stop_signal, self._patience())
+        replica.target = None
+        self._poke()
 
     async def _start(self, replica: Replica) -> Target:
         if self.version.address:
             return External(self.settings, self.version, self.id, replica.index)
         deps = self._deps
         backend = await backends.start(
-            self.settings, self.version, self.id, replica.index, state_dir=deps.state_dir, ports=deps.ports
+            self.settings,
+            self.version,
+            self.id,
+            replica.index,
+            state_dir=deps.state_dir,
+            ports=deps.ports,
+            troubles=deps.troubles,
         )
         self._publish("backend", replica, state="started", pid=backend.pid)
         return backend

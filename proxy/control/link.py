@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import array
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 import trio
 
 from proxy import wire
-from proxy.errors import WireError
+from proxy.errors import WorkerVersionError
 
 # Builds the request once its number is known.
 Build = Callable[[int], wire.Message]
@@ -40,6 +40,7 @@ class Pending:
 class _Outgoing:
     payload: bytes
     descriptors: Sequence[int]
+    given: socket.socket | None
 
 
 class Link:
@@ -58,15 +59,25 @@ class Link:
         self.lost = False
 
     def post(
-        self, build: Build, descriptors: Sequence[int] = (), on_ack: Callable[[wire.Ack], None] | None = None
+        self,
+        build: Build,
+        descriptors: Sequence[int] = (),
+        on_ack: Callable[[wire.Ack], None] | None = None,
+        *,
+        given: socket.socket | None = None,
     ) -> Pending:
-        """Put a request in line. The descriptors must stay open until it is answered."""
+        """Put a request in line. The descriptors must stay open until it is answered; a socket that is `given` along
+        is closed here as soon as it is sent.
+        """
         pending = Pending(on_ack)
         if self.lost:
             pending.done.set()
+            if given:
+                given.close()
             return pending
         self._number += 1
-        message = _Outgoing(wire.encode(build(self._number)), descriptors)
+        descriptors = [*descriptors, given.fileno()] if given else descriptors
+        message = _Outgoing(wire.encode(build(self._number)), descriptors, given)
         self._pending[self._number] = pending
         self._outbox.send_nowait(message)
         return pending
@@ -80,6 +91,10 @@ class Link:
                 nursery.cancel_scope.cancel()
         finally:
             self.lost = True
+            self._outbox.close()
+            for message in self._left():
+                if message.given:
+                    message.given.close()
             for pending in self._pending.values():
                 pending.done.set()
             self._pending.clear()
@@ -87,6 +102,12 @@ class Link:
     def close(self) -> None:
         """Let go of the connection. A worker that still runs takes that as the end of control, and relays on."""
         self._stream.close()
+
+    def _left(self) -> Iterator[_Outgoing]:
+        """What was not sent."""
+        with suppress(trio.WouldBlock, trio.EndOfChannel):
+            while True:
+                yield self._outgoing.receive_nowait()
 
     async def _send(self) -> None:
         async for message in self._outgoing:
@@ -99,6 +120,9 @@ class Link:
                 with suppress(OSError):
                     self._stream.shutdown(socket.SHUT_RDWR)
                 return
+            finally:
+                if message.given:
+                    message.given.close()
 
     async def _receive(self) -> None:
         while True:
@@ -109,8 +133,8 @@ class Link:
             if not payload:
                 return
             message = wire.decode(payload)
-            if isinstance(message, wire.Hello) and message.version != wire.VERSION:
-                raise WireError(f"the worker speaks version {message.version}, this release {wire.VERSION}")
+            if isinstance(message, wire.Hello) and message.version not in wire.READS:
+                raise WorkerVersionError(message.pid, message.release, message.version, wire.READS)
             if not isinstance(message, wire.Ack):
                 self._on_message(message)
             elif pending := self._pending.pop(message.seq, None):

@@ -49,9 +49,10 @@ def bind(address: Address) -> socket.socket:
     return listener
 
 
-def close(address: Address, listener: socket.socket) -> None:
+def close(address: Address, listener: socket.socket, *, is_ours: bool = True) -> None:
+    """Close a listener; the file of a Unix socket that is not ours to remove stays."""
     listener.close()
-    if address.is_unix:
+    if address.is_unix and is_ours:
         try:
             os.unlink(address.path)
         except OSError as error:

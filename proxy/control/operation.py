@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from proxy.control.state import OperationRecord
 from proxy.errors import ProxyError, StartError
 from proxy.logs import facts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from proxy.control.deps import Deps
 
@@ -28,6 +29,12 @@ class Operation:
     """Runs on, whoever waits for it. `result` is set once, at the end; then `wait` returns it."""
 
     def __init__(self, number: int, kind: str, service: str, origin: str | None, target: str, deps: Deps) -> None:
+        self.drain_limit = 0.0  # seconds
+        self.old: int | None = None  # the generation it leads away from, once it has switched
+        self.baked_until: float | None = None  # by time.monotonic()
+        self.undone = ""  # why it went back
+        self.drained = self.forced = 0  # connections, as far as the drain has got
+        self.on_change: Callable[[], None] = lambda: None
         self.id = number
         self.kind = kind
         self.service = service
@@ -42,6 +49,41 @@ class Operation:
         self._seconds: dict[str, float] = {}
         self._deps = deps
         self._over = trio.Event()
+
+    @classmethod
+    def resume(cls, record: OperationRecord, service: str, deps: Deps) -> Operation:
+        """Go on with one that another control process began."""
+        operation = cls(record.id, record.kind, service, record.origin, record.target, deps)
+        operation.drain_limit, operation.old = record.drain_limit, record.old
+        operation.baked_until, operation.undone = record.baked_until, record.undone
+        operation.drained, operation.forced = record.drained, record.forced
+        operation.generation, operation.current, operation.began = record.generation, record.phase, record.began
+        operation._seconds = dict(record.seconds)
+        return operation
+
+    def record(self) -> OperationRecord:
+        """What has to be remembered of it until it ends."""
+        return OperationRecord(
+            id=self.id,
+            kind=self.kind,
+            origin=self.origin,
+            target=self.target,
+            began=self.began,
+            phase=self.current,
+            seconds=dict(self._seconds),
+            generation=self.generation,
+            old=self.old,
+            drain_limit=self.drain_limit,
+            baked_until=self.baked_until,
+            undone=self.undone,
+            drained=self.drained,
+            forced=self.forced,
+        )
+
+    def has_switched(self, old: int, bake: float) -> None:
+        """New connections go to its generation, and no longer to `old`; 0 is none."""
+        self.old = old
+        self.baked_until = time.monotonic() + bake if bake else None
 
     def describe(self) -> Json:
         return {
@@ -61,15 +103,19 @@ class Operation:
         return self.result
 
     @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Time a part of the operation and tell of its begin and end, also when it fails."""
+    def phase(self, name: str, *, already: float = 0.0) -> Iterator[None]:
+        """Time a part of the operation and tell of its begin and end, also when it fails.
+
+        It has lasted `already` so many seconds, under another control process.
+        """
         self.current = name
+        self.on_change()
         began = trio.current_time()
         self.publish("phase", phase=name, state="begin")
         try:
             yield
         finally:
-            seconds = trio.current_time() - began
+            seconds = already + trio.current_time() - began
             self._seconds[name] = self._seconds.get(name, 0.0) + seconds
             self._deps.metrics.phase(self.service, name, seconds)
             self.publish("phase", phase=name, state="end", seconds=round(seconds, 6))

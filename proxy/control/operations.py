@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from itertools import count
 from typing import TYPE_CHECKING
 
 from proxy.control import swap
@@ -24,14 +23,14 @@ if TYPE_CHECKING:
     import trio
 
     from proxy.control.deps import Deps
+    from proxy.control.drain import Departure
     from proxy.control.service import Service
+    from proxy.control.state import OperationRecord
     from proxy.core.requests import SwapRequest
 
 Story = Callable[["Service", Operation], Awaitable[None]]
 
 log = logging.getLogger(__name__)
-
-_numbers = count(1)
 
 
 class Operations:
@@ -55,8 +54,7 @@ class Operations:
             )
         catalog = service.catalog
         version = catalog.learn(name, request.command) if request.command else catalog.find(name)
-        story = partial(swap.swap, version=version, drain_limit=self._limit(request.deadline))
-        return self._begin(nursery, "swap", name, story)
+        return self._begin(nursery, "swap", name, self._limit(request.deadline), partial(swap.swap, version=version))
 
     def restart(self, nursery: trio.Nursery, deadline: float | None) -> Operation:
         self._admit()
@@ -67,13 +65,12 @@ class Operations:
             )
         running = service.active.version
         version = service.catalog.get(running.name) or running
-        story = partial(swap.swap, version=version, drain_limit=self._limit(deadline))
-        return self._begin(nursery, "restart", running.name, story)
+        return self._begin(nursery, "restart", running.name, self._limit(deadline), partial(swap.swap, version=version))
 
     def rollback(self, nursery: trio.Nursery, deadline: float | None) -> Operation:
         """Back to the previous generation itself where it still runs, else to a new one by the same recipe."""
         self._admit()
-        service, limit = self._service, self._limit(deadline)
+        service = self._service
         previous = service.previous
         if previous is None:
             raise NoPreviousGenerationError(
@@ -82,11 +79,9 @@ class Operations:
             )
         alive = service.call_back(previous.generation)
         story: Story = (
-            partial(swap.switch_back, previous=alive, drain_limit=limit)
-            if alive
-            else partial(swap.swap, version=previous.version, drain_limit=limit)
+            partial(swap.switch_back, previous=alive) if alive else partial(swap.swap, version=previous.version)
         )
-        return self._begin(nursery, "rollback", previous.version.name, story)
+        return self._begin(nursery, "rollback", previous.version.name, self._limit(deadline), story)
 
     # What the operations themselves, and the end of the service, need.
 
@@ -105,6 +100,24 @@ class Operations:
         """Wait until none is before or in its switch; the old generation of each that has switched is leaving."""
         if self.starting:
             await self.starting.settled.wait()
+
+    def records(self) -> list[OperationRecord]:
+        """What has to be remembered of those that have not ended."""
+        return [operation.record() for operation in self._running if operation.result is None]
+
+    def continued(self, record: OperationRecord) -> Operation:
+        """One that an earlier control process began, and that has switched."""
+        operation = Operation.resume(record, self._service.name, self._deps)
+        operation.settled.set()
+        return operation
+
+    def go_on(self, nursery: trio.Nursery, operation: Operation, departure: Departure | None) -> None:
+        """Go on with such a one; `departure` is that of the generation that it sees off, if that is still there."""
+        self._run(nursery, operation, partial(swap.resume, departure=departure))
+
+    def break_off(self, record: OperationRecord, error: ProxyError) -> None:
+        """Tell of one that another control process had begun, and that had not got as far as the switch."""
+        Operation.resume(record, self._service.name, self._deps).fail(error)
 
     async def finished(self) -> None:
         for operation in tuple(self._running):
@@ -125,22 +138,32 @@ class Operations:
     def _limit(self, deadline: float | None) -> float:
         return self._service.settings.drain.deadline if deadline is None else deadline
 
-    def _begin(self, nursery: trio.Nursery, kind: str, target: str, story: Story) -> Operation:
-        active = self._service.active
+    def _begin(self, nursery: trio.Nursery, kind: str, target: str, limit: float, story: Story) -> Operation:
+        active, state = self._service.active, self._deps.state.state
         origin = active.version.name if active else None
-        operation = Operation(next(_numbers), kind, self._service.name, origin, target, self._deps)
+        operation = Operation(state.next_operation, kind, self._service.name, origin, target, self._deps)
+        state.next_operation += 1
+        operation.drain_limit = limit
         self.starting = operation
-        self._running.add(operation)
-        nursery.start_soon(self._perform, operation, story)
+        extra = facts(service=operation.service, kind=kind, origin=origin, to=target)
+        log.info("operation begins", extra=extra)
+        self._run(nursery, operation, story)
         return operation
 
+    def _run(self, nursery: trio.Nursery, operation: Operation, story: Story) -> None:
+        operation.on_change = self._service.remember
+        self._running.add(operation)
+        self._service.remember()
+        nursery.start_soon(self._perform, operation, story)
+
     async def _perform(self, operation: Operation, story: Story) -> None:
-        extra = facts(service=operation.service, kind=operation.kind, origin=operation.origin, to=operation.target)
-        log.info("operation begins", extra=extra)
+        """What is to happen is on file before it does: should control die on the way, the next one knows."""
         try:
+            await self._deps.state.flush()
             await story(self._service, operation)
             if operation.result is None:
                 operation.fail(StoppingError("the proxy was stopped before it was through"))
         finally:
             self.switched(operation)
             self._running.discard(operation)
+            self._service.remember()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from proxy.config.settings import Version
 from proxy.control import output
 from proxy.control.check import Subject
 from proxy.core import template
@@ -12,9 +13,9 @@ from proxy.core import template
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from proxy.config.settings import Version
     from proxy.control.launch import User
     from proxy.control.mark import Mark
+    from proxy.control.trouble import Troubles
     from proxy.core.address import Address
 
 # What a service manager told the proxy of itself (sd_notify(3), sd_listen_fds(3)); a backend would take it as its own.
@@ -40,8 +41,21 @@ def subject(version: Version, mark: Mark, address: Address, port: int | None, us
     return Subject(address=address, values=values, env=env, cwd=version.cwd)
 
 
-def log_file(version: Version, mark: Mark, state_dir: Path) -> output.LogFile | None:
+def log_file(version: Version, mark: Mark, state_dir: Path, troubles: Troubles | None = None) -> output.LogFile | None:
     """Where it prints to; None for the proxy's own output."""
     if version.output == "inherit":
         return None
-    return output.LogFile(output.path(state_dir, mark.service, version.name, mark.generation, mark.replica))
+    return output.LogFile(output.path(state_dir, mark.service, version.name, mark.generation, mark.replica), troubles)
+
+
+def dump_recipe(version: Version) -> dict[str, Any]:
+    """As JSON values, for the state file."""
+    return version.model_dump(mode="json", warnings=False)
+
+
+def read_recipe(values: dict[str, Any]) -> Version | None:
+    """What `dump_recipe` made of a version; None where it is of another release, and makes no sense to this one."""
+    try:
+        return Version.model_validate(values)
+    except ValueError:
+        return None

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Mapping
 
+    from proxy.config import Examined
     from proxy.config.settings import Settings
     from proxy.control.app import App
+    from proxy.control.inherited import Inherited
     from proxy.core.address import Address
 
 log = logging.getLogger(__name__)
@@ -38,15 +40,17 @@ class Reload:
 
         Raises ConfigError, or what listeners.bind raises; then nothing has changed.
         """
+        return await self.apply(await trio.to_thread.run_sync(config.examine, self._app.settings.path))
+
+    async def apply(self, examined: Examined, inherited: Inherited | None = None) -> dict[str, Any]:
+        """Do what `perform` does with a file that was read. Listeners that were `inherited` need not be opened."""
         async with self._lock:
-            app = self._app
-            examined = await trio.to_thread.run_sync(config.examine, app.settings.path)
-            new = examined.settings
+            app, new = self._app, examined.settings
             # The command line may have overridden the socket, and a running proxy cannot move it anyway.
             kept = {"state_dir": app.settings.state_dir, "workers": app.settings.workers, "admin": app.settings.admin}
             change = diff(app.settings, new)
             _refuse_hasty(change, app.services)
-            opened = _bind(change, new)
+            opened = _bind(change, new, inherited)
             app.settings = new.model_copy(update=kept)
             warnings = [*change.warnings, *map(str, examined.warnings)]
             for name in change.removed:
@@ -60,6 +64,8 @@ class Reload:
                 service_added = Service(new.services[name], app.deps)
                 service_added.listeners = {str(address): opened[address] for address in new.services[name].listen}
                 await app.start_service(service_added)
+            app.deps.state.state.config = examined.text
+            app.deps.state.changed()
             changes = list(change.sentences)
             log.info("config reloaded", extra=facts(changes=len(changes), warnings=len(warnings) or None))
             app.deps.bus.publish("reload", changes=changes, warnings=warnings)
@@ -94,14 +100,14 @@ def _refuse_hasty(change: Diff, services: Mapping[str, Service]) -> None:
             )
 
 
-def _bind(change: Diff, new: Settings) -> dict[Address, socket.socket]:
+def _bind(change: Diff, new: Settings, inherited: Inherited | None) -> dict[Address, socket.socket]:
     """Open every listener that is new, or none: a port that is taken leaves all as it was."""
-    wanted = [address for service in change.changed for address in service.listen_added]
-    wanted += [address for name in change.added for address in new.services[name].listen]
+    wanted = [(service.name, address) for service in change.changed for address in service.listen_added]
+    wanted += [(name, address) for name in change.added for address in new.services[name].listen]
     opened: dict[Address, socket.socket] = {}
     try:
-        for address in wanted:
-            opened[address] = listeners.bind(address)
+        for name, address in wanted:
+            opened[address] = (inherited and inherited.take(name, address)) or listeners.bind(address)
     except BaseException:
         for address, listener in opened.items():
             listeners.close(address, listener)

@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from proxy import wire
-from proxy.control import decision, listeners
+from proxy.control import adoption, decision, listeners
 from proxy.control.catalog import Catalog
 from proxy.control.drain import Departure
 from proxy.control.generation import Generation
 from proxy.control.operations import Operations
-from proxy.control.state import GenerationRecord, ServiceRecord
-from proxy.errors import (
-    ProxyError,
-)
+from proxy.control.previous import Previous
+from proxy.control.recipe import dump_recipe
+from proxy.control.state import ServiceRecord
+from proxy.errors import ProxyError
 from proxy.logs import facts
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Collection
 
     from proxy.config.settings import Service as Settings
     from proxy.config.settings import Version
+    from proxy.control.adoption import Verdict
     from proxy.control.deps import Deps
+    from proxy.control.inherited import Inherited
     from proxy.control.operation import Operation
+    from proxy.control.state import DepartureRecord, GenerationRecord, OperationRecord
+    from proxy.core.address import Address
     from proxy.core.requests import SwapRequest
 
 Json = dict[str, Any]
@@ -37,14 +41,6 @@ log = logging.getLogger(__name__)
 SERIES_LIFETIME = 300.0
 # Only at the very end of a service, and only while clients wait, so workers need not tell of each.
 _LOOK_AGAIN = 0.05
-
-
-@dataclass(frozen=True)
-class Previous:
-    """The generation that was active before; its recipe is kept in case the config no longer has it."""
-
-    generation: int
-    version: Version
 
 
 class Service:
@@ -60,11 +56,13 @@ class Service:
         self.removed = False  # by a reload, while the proxy goes on
         self.listeners: dict[str, socket.socket] = {}
         self._deps = deps
+        self._activated: set[str] = set()  # Unix sockets whose files are the service manager's
         self._hurried = False
         self._departures: dict[int, Departure] = {}
+        self._revived: dict[int, DepartureRecord] = {}
         self._before: Previous | None = None
-        self._record = deps.state.state.services.setdefault(settings.name, ServiceRecord())
-        self.catalog = Catalog(settings, self._record)
+        self.record = deps.state.state.services.setdefault(settings.name, ServiceRecord())
+        self.catalog = Catalog(settings, self.record)
         self.operations = Operations(self, deps)
         self._routing = trio.Lock()
         self._route_changed = trio.Event()
@@ -90,21 +88,33 @@ class Service:
 
     # Life.
 
-    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Accept on the listeners that `bind` opened and serve the version that is due, until cancelled."""
+    async def run(
+        self, found: Verdict | None = None, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Accept on the listeners that `bind` opened and serve the version that is due, until cancelled.
+
+        What was `found` running goes on: the active generation, what is leaving, and operations that have switched.
+        """
         async with trio.open_nursery() as self._nursery:
-            self._start_first()
+            taken_over = adoption.take_over(self, found) if found else None
+            if self.active is None:
+                self._start_first()
             async with self._routing:
                 await self._deps.pool.add(self._route(), self.listeners)  # who comes now waits for the first backend
+            if taken_over:  # only now is it known how many connections are left of what is leaving
+                adoption.go_on(self, taken_over)
             self._nursery.start_soon(self._keep_routes)
             task_status.started()
             await trio.sleep_forever()
 
-    def bind(self) -> None:
-        """Open the public listeners. Raises what listeners.bind raises; then none stays open."""
+    def bind(self, inherited: Inherited) -> None:
+        """Take the public listeners that there are, and open the others. Raises what listeners.bind raises; then none
+        stays open.
+        """
+        self._activated = inherited.activated
         try:
             for address in self.settings.listen:
-                self.listeners[str(address)] = listeners.bind(address)
+                self.listeners[str(address)] = inherited.take(self.name, address) or listeners.bind(address)
         except ProxyError:
             self.close_listeners()
             raise
@@ -112,7 +122,10 @@ class Service:
     def close_listeners(self) -> None:
         for address in self.settings.listen:
             if listener := self.listeners.pop(str(address), None):
-                listeners.close(address, listener)
+                self._close_listener(address, listener)
+
+    def _close_listener(self, address: Address, listener: socket.socket) -> None:
+        listeners.close(address, listener, is_ours=str(address) not in self._activated)
 
     async def close(self) -> None:
         """Stop accepting, let every connection finish until the drain deadline, stop every process."""
@@ -193,32 +206,43 @@ class Service:
             generation.reconfigure(settings)
         await self._deps.pool.listen(self.name, self.listeners)
         for address, listener in closing:
-            listeners.close(address, listener)
+            self._close_listener(address, listener)
         async with self._routing:
             await self._deps.pool.route(self._route())
         if edited:
-            self._record.configured = settings.active
+            self.record.configured = settings.active
             self.remember()
 
     # What a swap does with the service.
 
     def new_generation(self, version: Version, *, candidate: bool = True) -> Generation:
-        number = self._record.next_generation
-        self._record.next_generation = number + 1
+        number = self.record.next_generation
+        self.record.next_generation = number + 1
         generation = Generation(number, self.settings, version, self._deps, candidate=candidate)
+        return self._begin(generation)
+
+    def adopt_generation(self, record: GenerationRecord, version: Version, in_rotation: Collection[str]) -> Generation:
+        """Go on with one that an earlier control process started; see Generation.adopt."""
+        generation = Generation(record.id, self.settings, version, self._deps, candidate=False)
+        generation.adopt(record, in_rotation)
+        return self._begin(generation)
+
+    def _begin(self, generation: Generation) -> Generation:
         generation.on_change = self._generation_changed
-        self.generations[number] = generation
-        self._deps.metrics.started(self.name, version.name, number)
+        self.generations[generation.id] = generation
+        self._deps.metrics.started(self.name, generation.version.name, generation.id)
         self._nursery.start_soon(self._live, generation)
         return generation
 
-    async def switch(self, new: Generation) -> Generation | None:
+    async def switch(self, new: Generation, operation: Operation) -> Generation | None:
         """Send new connections to `new`, in one step on all workers; returns the generation that was active.
 
         Raises StartError, and changes nothing, if the new one fell over meanwhile.
         """
+        await self.put_down()
         async with self._routing:
             old = await self._activate(new)
+            operation.has_switched(old.id if old else 0, self.settings.drain.bake)
         if old:
             self._before, self.previous = self.previous, Previous(old.id, old.version)
         await self._decided(new.version.name)
@@ -238,11 +262,13 @@ class Service:
         return True
 
     async def _activate(self, new: Generation) -> Generation | None:
+        """Only what has happened is put down, so that it is true whenever this process should end."""
         new.promote()
-        old, self.active = self.active, new
         new.drain = None
+        await self._deps.pool.switch(self._route(new))
+        old, self.active = self.active, new
+        self._revived.pop(new.id, None)
         new.set_state("active")
-        await self._deps.pool.switch(self._route())
         self._tell_replaced()
         was = old.version.name if old else None
         log.info("switched", extra=facts(service=self.name, version=new.version.name, generation=new.id, was=was))
@@ -256,18 +282,51 @@ class Service:
     def call_back(self, number: int) -> Generation | None:
         """Return a generation that is leaving but can still serve, with its departure called off; else None."""
         departure = self._departures.get(number)
-        return departure.generation if departure and departure.revive() else None
+        return departure.generation if departure and self.revive(departure) else None
+
+    def revive(self, departure: Departure) -> bool:
+        """Call a departure off, if the generation can still serve. Until it does, it is on file as one that leaves."""
+        record = departure.record()
+        if not departure.revive():
+            return False
+        if record:
+            self._revived[departure.generation.id] = record
+        return True
 
     def depart(self, generation: Generation, limit: float, operation: Operation | None) -> Departure:
         """Let a generation leave. Only the last one to leave is worth keeping warm: no rollback goes further back."""
         for earlier in self._departures.values():
             earlier.cool()
-        departure = Departure(generation, limit, operation, self._deps)
-        self._departures[generation.id] = departure
+        return self._see_off(Departure(generation, limit, operation, self._deps))
+
+    def resume_departure(
+        self, generation: Generation, earlier: DepartureRecord, operation: Operation | None
+    ) -> Departure:
+        """Go on with one that an earlier control process began."""
+        return self._see_off(Departure(generation, 0.0, operation, self._deps, earlier))
+
+    def _see_off(self, departure: Departure) -> Departure:
+        self._departures[departure.generation.id] = departure
+        self._revived.pop(departure.generation.id, None)
         if self._hurried:
             departure.hurry()
-        self._nursery.start_soon(self._see_off, departure)
+        self._nursery.start_soon(self._stay_with, departure)
         return departure
+
+    def has_ended(self, operation: OperationRecord) -> bool:
+        """Whether its end is in the history; it was about to be forgotten."""
+        return any(
+            (entry.get("id"), entry.get("started")) == (operation.id, round(operation.began, 3))
+            for entry in self._deps.history.of(self.name)
+        )
+
+    def go_on(self, operation: Operation, departure: Departure | None) -> None:
+        """Go on with an operation that an earlier control process began."""
+        self.operations.go_on(self._nursery, operation, departure)
+
+    def stop_generation(self, generation: Generation) -> None:
+        """Stop one that has no connections, in the background."""
+        self._nursery.start_soon(generation.stop)
 
     # Reports.
 
@@ -305,11 +364,11 @@ class Service:
     # How it works inside.
 
     def _start_first(self) -> None:
-        if self._record.previous and (earlier := self.catalog.get(self._record.previous)):
+        if self.record.previous and (earlier := self.catalog.get(self.record.previous)):
             self.previous = Previous(0, earlier)
         version = self.catalog.first()
         self.active = self.new_generation(version, candidate=False)
-        self._record.active, self._record.configured = version.name, self.settings.active
+        self.record.active, self.record.configured = version.name, self.settings.active
         self.remember()
 
     async def _live(self, generation: Generation) -> None:
@@ -324,7 +383,7 @@ class Service:
         await self._deps.pool.forget(self.name, generation.id)
         self._deps.metrics.forget(self.name, generation.version.name, generation.id)
 
-    async def _see_off(self, departure: Departure) -> None:
+    async def _stay_with(self, departure: Departure) -> None:
         await departure.run()
         generation = departure.generation
         if self._departures.get(generation.id) is departure:
@@ -350,8 +409,8 @@ class Service:
             async with self._routing:
                 await self._deps.pool.route(self._route())
 
-    def _route(self) -> wire.Route:
-        settings, active = self.settings, self.active
+    def _route(self, to: Generation | None = None) -> wire.Route:
+        settings, active = self.settings, to or self.active
         return wire.Route(
             seq=0,
             service=self.name,
@@ -371,6 +430,7 @@ class Service:
         self._replaced = trio.Event()
 
     async def _pause_changed(self) -> None:
+        self.remember()
         async with self._routing:
             await self._deps.pool.route(self._route())
         state = "paused" if self.paused else "resumed"
@@ -382,23 +442,29 @@ class Service:
 
         Shielded: it is too late to be called off, and the caller has the old generation to see off.
         """
-        self._record.active = version
-        self._record.previous = self.previous.version.name if self.previous else None
+        self.record.active = version
         with trio.CancelScope(shield=True):
             configured = await trio.to_thread.run_sync(decision.configured_active, self._deps.config_path, self.name)
-            self._record.configured = configured or self._record.configured
-            self.remember()
-            await self._deps.state.flush()
+            self.record.configured = configured or self.record.configured
+            await self.put_down()
+
+    async def put_down(self) -> None:
+        """Bring the state file up to date, now: what is about to happen is only understood by what it says."""
+        self.remember()
+        await self._deps.state.flush()
 
     def remember(self) -> None:
         """Bring the state file up to date with what runs, soon."""
-        self._record.generations = [
-            GenerationRecord(
-                id=generation.id,
-                version=generation.version.name,
-                state=generation.state,
-                backends=[replica.backend.record for replica in generation.replicas if replica.backend],
-            )
-            for generation in self.generations.values()
-        ]
+        record = self.record
+        record.paused = self.paused
+        record.previous = self.previous.version.name if self.previous else None
+        record.previous_generation = self.previous.generation if self.previous else 0
+        record.previous_recipe = dump_recipe(self.previous.version) if self.previous else {}
+        record.generations = [self._recorded(generation) for generation in self.generations.values()]
+        record.operations = self.operations.records()
         self._deps.state.changed()
+
+    def _recorded(self, generation: Generation) -> GenerationRecord:
+        departure = self._departures.get(generation.id)
+        record = departure.record() if departure else None
+        return generation.record(record or self._revived.get(generation.id))

@@ -32,7 +32,10 @@ def make_path(state_dir: Path, service: str, generation: int, replica: int, user
     Raises StartError where none can be made.
     """
     try:
-        return _make_path(state_dir, service, generation, replica, user)
+        try:
+            return _make_path(state_dir, service, generation, replica, user)
+        except OSError:  # the disk of the state folder is full, or read-only
+            return _in_own_folder(user)
     except OSError as error:
         raise StartError(f"cannot make room for the socket of a backend: {error}") from error
 

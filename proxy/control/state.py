@@ -1,30 +1,25 @@
-"""What control needs to find everything again: one JSON file under the state folder, replaced atomically.
+"""What control needs to find everything again, and how it looks in the state file (proxy/control/state_file.py).
 
-The file is a cache of the truth, never trusted blindly: what cannot be read is set aside and reported, and the proxy
-starts as if it were new.
+The processes themselves, and the routes that the workers follow, are the truth; what is on file says what they are for.
+Times that something depends on are CLOCK_MONOTONIC (clock_gettime(2)), which goes on as long as the machine runs, and
+never jumps; those that are only shown are Unix times.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-import time
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
-import trio
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from proxy.control import files
 from proxy.control.record import Record as BackendRecord  # noqa: TC001  # pydantic looks at it when it runs
 from proxy.kernel import procfs
-from proxy.logs import facts
 
-if TYPE_CHECKING:
-    from pathlib import Path
+FORMAT = 2
+# Format 1 had no operations, no recipes and no departures: all of them have defaults.
+READS = frozenset({1, FORMAT})
 
-FORMAT = 1
-
-log = logging.getLogger(__name__)
+Json = dict[str, Any]
 
 
 class _Model(BaseModel):
@@ -32,17 +27,62 @@ class _Model(BaseModel):
 
 
 class ProcessRecord(_Model):
-    """A process for certain: a pid alone can be reused, with its start time (clock ticks since boot, proc(5)) not."""
+    """A process for certain: a pid alone can be reused, with its start time (clock ticks since boot, proc(5)) not.
+
+    A worker's `socket` is set where that is not in the folder of workers: an abstract name (unix(7)).
+    """
 
     pid: int
     start_time: int
+    socket: str = ""
+
+
+class DepartureRecord(_Model):
+    """How far a generation that leaves has got. `began` is a Unix time, `deadline` and `warm_until` monotonic ones."""
+
+    began: float
+    deadline: float
+    initial: int
+    forced: int = 0
+    operation: int | None = None
+    warm_until: float | None = None
 
 
 class GenerationRecord(_Model):
+    """`recipe` is the version as it was started, which the config may no longer have. `signalled`: its backends have
+    been told to stop already.
+    """
+
     id: int
     version: str
     state: str
     backends: list[BackendRecord] = Field(default_factory=list)
+    since: float = 0.0
+    recipe: Json = Field(default_factory=dict)
+    restarts: dict[str, int] = Field(default_factory=dict)
+    signalled: bool = False
+    departure: DepartureRecord | None = None
+
+
+class OperationRecord(_Model):
+    """An operation that has not ended. `old` is the generation that it leads away from, known once it has switched;
+    `baked_until` a monotonic time; `undone` why it went back.
+    """
+
+    id: int
+    kind: str
+    origin: str | None
+    target: str
+    began: float
+    phase: str
+    seconds: dict[str, float] = Field(default_factory=dict)
+    generation: int | None = None
+    old: int | None = None
+    drain_limit: float = 0.0
+    baked_until: float | None = None
+    undone: str = ""
+    drained: int = 0
+    forced: int = 0
 
 
 class ServiceRecord(_Model):
@@ -56,86 +96,52 @@ class ServiceRecord(_Model):
     active: str | None = None
     configured: str | None = None
     previous: str | None = None
+    previous_generation: int = 0
+    previous_recipe: Json = Field(default_factory=dict)
+    paused: bool = False
     known: dict[str, list[str]] = Field(default_factory=dict)
     generations: list[GenerationRecord] = Field(default_factory=list)
+    operations: list[OperationRecord] = Field(default_factory=list)
+
+
+class UpgradeRecord(_Model):
+    """An upgrade that has got as far as the new code; it goes on from there. `began` is a Unix time, `replaced` (when
+    the old code gave way) and `running_since` (when the process began) are monotonic ones.
+    """
+
+    id: int
+    old: str
+    began: float
+    running_since: float
+    replaced: float = 0.0
+    seconds: dict[str, float] = Field(default_factory=dict)
 
 
 class State(_Model):
-    """`boot` tells whether the processes in it can still run: pids and start times begin anew with every boot."""
+    """`boot` tells whether the processes in it can still run: pids and start times begin anew with every boot.
+
+    `config` is the text of the config that is in force: what has changed since is found when it is compared with it.
+    """
 
     format: int = FORMAT
     boot: str = Field(default_factory=procfs.boot_id)
+    config: str = ""
+    next_operation: int = 1
     workers: list[ProcessRecord] = Field(default_factory=list)
     services: dict[str, ServiceRecord] = Field(default_factory=dict)
+    upgrade: UpgradeRecord | None = None
 
 
-class StateFile:
-    """The state in memory and its file. `changed()` is cheap; `run` writes, and coalesces what comes meanwhile."""
+def parse(content: bytes) -> State:
+    """Read what `dump` made, in this release or the one before. Raises ValueError (pydantic's ValidationError is one)
+    when it is anything else.
+    """
+    values = json.loads(content)
+    found = values.get("format") if isinstance(values, dict) else None
+    if not isinstance(found, int) or found not in READS:
+        raise ValueError(f"format {found}, this release reads {' and '.join(map(str, sorted(READS)))}")
+    return State.model_validate_json(json.dumps({**values, "format": FORMAT}))
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.state = State()
-        self.trouble = ""
-        self._dirty = trio.Event()
-        self._writing = trio.Lock()
 
-    def load(self) -> None:
-        """Read the file. One that cannot be understood is renamed to `state.json.unreadable-TIME` and reported."""
-        try:
-            text = self.path.read_bytes()
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            self._report(error)
-            return
-        try:
-            state = State.model_validate_json(text)
-            if state.format != FORMAT:
-                raise ValueError(f"format {state.format}, this release reads {FORMAT}")
-        except (ValidationError, ValueError) as error:
-            self._set_aside(error)
-            return
-        self.state = state
-
-    def changed(self) -> None:
-        self._dirty.set()
-
-    async def run(self) -> None:
-        """Write whenever something changed, for as long as the proxy runs."""
-        while True:
-            await self._dirty.wait()
-            await self.flush()
-
-    async def flush(self) -> None:
-        """Write now; returns when the state as of the call is on disk, or the trouble is reported."""
-        with trio.CancelScope(shield=True):
-            async with self._writing:
-                self._dirty = trio.Event()
-                data = json.dumps(self.state.model_dump(), indent=1).encode() + b"\n"
-                await self._write(data)
-
-    async def _write(self, data: bytes) -> None:
-        try:
-            await trio.to_thread.run_sync(files.replace, self.path, data)
-        except OSError as error:
-            self._report(error)
-            return
-        if self.trouble:
-            log.info("state file is written again", extra=facts(file=self.path))
-        self.trouble = ""
-
-    def _set_aside(self, error: Exception) -> None:
-        aside = self.path.with_name(f"{self.path.name}.unreadable-{int(time.time())}")
-        reason = str(error).splitlines()[0]
-        log.error("state file is unreadable; set aside", extra=facts(file=self.path, kept_as=aside, reason=reason))
-        try:
-            self.path.rename(aside)
-        except OSError as trouble:
-            self._report(trouble)
-
-    def _report(self, error: OSError) -> None:
-        """Say it once: traffic does not depend on the state file."""
-        reason = error.strerror or str(error)
-        if reason != self.trouble:
-            log.error("state file cannot be used", extra=facts(file=self.path, reason=reason))
-        self.trouble = reason
+def dump(state: State) -> bytes:
+    return json.dumps(state.model_dump(), indent=1).encode() + b"\n"

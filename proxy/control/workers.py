@@ -1,15 +1,12 @@
-"""The worker processes: started, told the listeners and routes, replaced at once when one dies."""
+"""The worker processes: told the listeners and routes, replaced at once when one dies."""
 
 from __future__ import annotations
 
 import logging
 import os
-import socket
-import subprocess
-import sys
 from collections import defaultdict
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -17,20 +14,23 @@ from typing import TYPE_CHECKING
 import trio
 
 from proxy import wire
-from proxy.control import reaper
-from proxy.control.link import Link, LinkLostError, Pending
-from proxy.control.mark import SUPERVISOR, supervisor
-from proxy.control.traffic import Traffic
+from proxy.control import worker as workers
+from proxy.control.ending import Ending
+from proxy.control.link import LinkLostError, Pending
+from proxy.control.shared_lock import SharedLock
+from proxy.control.traffic import Traffic, name_of
+from proxy.control.trouble import Troubles
 from proxy.core.backoff import Backoff
 from proxy.errors import ProxyError, WireError
-from proxy.kernel import unixpath
 from proxy.logs import facts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    import socket
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from proxy.control.events import Bus
+    from proxy.control.worker import Worker
 
 log = logging.getLogger(__name__)
 
@@ -41,63 +41,96 @@ START_TIMEOUT = 30.0
 HANG_TIMEOUT = 30.0
 # How often counts are fetched unasked: what a worker that is killed had counted since is lost.
 COUNT_INTERVAL = 5.0
-_COMMAND = (sys.executable, "-P", "-m", "proxy.relay")
-
-
-@dataclass(eq=False)
-class Worker:
-    """A running worker. `remaining` holds the connections of generations that no longer are the active one."""
-
-    index: int
-    process: trio.Process
-    link: Link = field(init=False)
-    booted: trio.Event = field(default_factory=trio.Event)
-    served: bool = False
-    remaining: dict[tuple[str, int], int] = field(default_factory=dict)
 
 
 @dataclass
 class _Plan:
-    """What every worker, also one that starts later, is to know of a service."""
+    """What every worker, also one that starts later, is to know of a service. While a switch is under way, `hold` is
+    the route that is to come, and the descriptor by which workers tell whether it does.
+    """
 
     listeners: dict[str, socket.socket]
     route: wire.Route
+    hold: tuple[wire.Route, int] | None = None
 
 
 class WorkerPool:
     """All workers behave as one: a request is done when every living worker has done it.
 
     A worker that is started later begins with the newest plan of every service, so a request that a dying worker did
-    not answer is carried out by its successor.
+    not answer is carried out by its successor. Each has a place, from 0 to `count`; what is beside them, as long as it
+    lives, is a worker that has just been relieved (relief.py), or was found and had no place any more.
     """
 
-    def __init__(self, count: int, state_dir: Path, bus: Bus, log_format: str, access_log: Path | None = None) -> None:
+    def __init__(
+        self,
+        count: int,
+        state_dir: Path,
+        bus: Bus,
+        log_format: str,
+        access_log: Path | None = None,
+        *,
+        ending: Ending | None = None,
+        troubles: Troubles | None = None,
+    ) -> None:
+        self._ending = ending or Ending(is_orderly=True)
+        self._troubles = troubles or Troubles()
         self.count = count
-        self.restarts = 0
         self.traffic = Traffic()
         self.on_change: Callable[[], None] = lambda: None
+        self.lock = SharedLock()  # alone: while connections are on their way from one worker to another
         self._state_dir = state_dir
-        self._folder = state_dir / "workers"
         self._bus = bus
         self._options = ["--log-format", log_format]
         if access_log:
             self._options += ["--access-log", str(access_log)]
-        self._workers: dict[int, Worker] = {}
+        self._places: dict[int, Worker] = {}
+        self._living: list[Worker] = []
         self._plans: dict[str, _Plan] = {}
         self._moved: dict[tuple[str, int], trio.Event] = defaultdict(trio.Event)
 
     @property
-    def workers(self) -> list[Worker]:
-        return [self._workers[index] for index in sorted(self._workers)]
+    def restarts(self) -> int:
+        return self.traffic.restarts
 
-    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep `count` workers alive until cancelled; started when all of them are up."""
-        async with trio.open_nursery() as nursery:
+    @property
+    def workers(self) -> list[Worker]:
+        """Those that live, by their places."""
+        return sorted(self._living, key=lambda worker: worker.index)
+
+    @property
+    def surplus(self) -> list[Worker]:
+        """Those that live and have no place."""
+        return [worker for worker in self.workers if self._places.get(worker.index) is not worker]
+
+    async def run(
+        self, found: Iterable[Worker] = (), task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Keep `count` workers alive until cancelled; started when all of them are up.
+
+        Those that were `found` go on, as many as there are places for; the others are the `surplus`.
+        """
+        async with trio.open_nursery() as self._nursery:
+            surplus = self._seat(found)
             async with trio.open_nursery() as starting:
                 for index in range(self.count):
-                    starting.start_soon(nursery.start, self._keep, index)
-            nursery.start_soon(self._count)
+                    starting.start_soon(self._nursery.start, self._keep, index, self._places.get(index))
+                for worker in surplus:
+                    starting.start_soon(self._nursery.start, self._keep, worker.index, worker)
+            self._nursery.start_soon(self._count)
             task_status.started()
+
+    def _seat(self, found: Iterable[Worker]) -> list[Worker]:
+        """Give places to those that were found, first to those that accept; return those that get none."""
+        surplus = []
+        for worker in sorted(found, key=lambda worker: not any(worker.listening.values())):
+            free = [index for index in range(self.count) if index not in self._places]
+            if free:
+                worker.index = worker.index if worker.index in free else free[0]
+                self._places[worker.index] = worker
+            else:
+                surplus.append(worker)
+        return surplus
 
     # What services ask for.
 
@@ -110,44 +143,50 @@ class WorkerPool:
     async def listen(self, service: str, listeners: dict[str, socket.socket]) -> None:
         """Accept on exactly these listeners, keyed by address, by the policy that there is."""
         plan = self._plans.setdefault(service, _Plan({}, wire.Route(0, service, 0)))
-        added = {name: listener for name, listener in listeners.items() if name not in plan.listeners}
-        removed = tuple(name for name in plan.listeners if name not in listeners)
         plan.listeners = dict(listeners)
-        await self._all(lambda worker: worker.link.post(lambda seq: wire.Listen(seq, service, remove=removed)))
-        for chunk in _chunks(added):
-            await self._all(partial(_post_listen, service, chunk))
+        async with self.lock.shared():
+            await self._answers([each for worker in self.workers for each in self._post_listeners(worker, service)])
 
     async def route(self, route: wire.Route) -> None:
         """Replace the policy of a service on every worker; nothing happens for one that was forgotten."""
         if route.service not in self._plans:
             return
-        self._plans[route.service].route = route
-        await self._all(lambda worker: self._post_route(worker, route))
+        async with self.lock.shared():
+            self._plans[route.service].route = route
+            await self._all(partial(self._post_route, route))
 
     async def switch(self, route: wire.Route) -> None:
         """Replace the policy in one step: between the first worker's change and the last one's, new connections wait.
 
-        Without that, a client could meet the new generation on one worker and the old one again on the next.
+        Without that, a client could meet the new generation on one worker and the old one again on the next. And
+        whatever becomes of this process on the way: workers that are left alone all look at the same byte.
         """
-        with trio.CancelScope(shield=True):
-            await self.route(replace(self._plans[route.service].route, held=True))
-            await self.route(route)
+        plan = self._plans[route.service]
+        with trio.CancelScope(shield=True), _decision() as descriptor:
+            async with self.lock.shared():
+                plan.hold = route, descriptor
+                await self._all(partial(self._post_hold, plan.hold))
+                os.pwrite(descriptor, b"1", 0)
+                plan.route, plan.hold = route, None
+                await self._all(partial(self._post_route, route))
 
     async def close(self, service: str, generation: int) -> int:
         """Close what a generation still has open; returns how many connections that were."""
-        acks = await self._all(lambda worker: worker.link.post(lambda seq: wire.Close(seq, service, generation)))
+        async with self.lock.shared():
+            acks = await self._all(lambda worker: worker.link.post(lambda seq: wire.Close(seq, service, generation)))
         return sum(ack.forced for ack in acks)
 
     async def forget(self, service: str, generation: int = 0) -> None:
         """Drop the counters of a generation, or with 0 the service and everything of it."""
         if not generation:
             self._plans.pop(service, None)
-        await self._all(lambda worker: worker.link.post(lambda seq: wire.Forget(seq, service, generation)))
+        async with self.lock.shared():
+            await self._all(lambda worker: worker.link.post(lambda seq: wire.Forget(seq, service, generation)))
         self.traffic.forget(service, generation)
         self._moved.pop((service, generation), None)
 
     def remaining(self, service: str, generation: int) -> int:
-        return sum(worker.remaining.get((service, generation), 0) for worker in self._workers.values())
+        return sum(worker.remaining.get((service, generation), 0) for worker in self._living)
 
     async def drained(self, service: str, generation: int, progress: Callable[[int], None]) -> None:
         """Wait until no worker has a connection of a generation; `progress` is told each change on the way."""
@@ -163,73 +202,116 @@ class WorkerPool:
         with trio.move_on_after(patience):
             await self._all(lambda worker: worker.link.post(wire.Snapshot))
 
+    # What relief asks for.
+
+    def holder(self, index: int) -> Worker | None:
+        """The worker in a place."""
+        return self._places.get(index)
+
+    def seat(self, index: int, worker: Worker) -> None:
+        """Give a place to another worker; the one before is kept as long as it lives, and not replaced."""
+        self._places[index] = worker
+
+    async def start_beside(self, index: int) -> Worker:
+        """Start another worker for a place that is taken. It is told the routes, but gets no listeners.
+
+        Raises OSError, or ProxyError when it does not get ready.
+        """
+        worker = await workers.start(index, self._state_dir, self._options, self._troubles)
+        worker.is_deaf = True
+        self._nursery.start_soon(self._keep, index, worker)
+        await _first(worker.served, worker.ended)
+        if worker.link.lost:
+            raise ProxyError(f"a new worker, pid {worker.pid}, did not get ready")
+        return worker
+
+    async def tell(self, worker: Worker) -> None:
+        """Bring a worker up to date with the plans, and its account of connections that remain with it."""
+        await self._answers([each for service in self._plans for each in self._post_plan(worker, service)])
+
+    async def take_counts(self, worker: Worker) -> None:
+        """Fetch every count of one worker."""
+        await self._answers([(worker, worker.link.post(wire.Snapshot))])
+
+    async def forget_unknown(self) -> None:
+        """Drop services that workers were found with, and that there are no more."""
+        known = self._plans.keys()
+        await self._answers(
+            [
+                (worker, worker.link.post(partial(wire.Forget, service=name)))
+                for worker in self.workers
+                for name in worker.serving.keys() - known
+            ]
+        )
+
+    def vacate(self, index: int) -> None:
+        """Leave a place empty for now."""
+        self._places.pop(index, None)
+
+    def fill(self, index: int) -> None:
+        """Start a worker for a place that is empty."""
+        self._nursery.start_soon(self._keep, index, None)
+
     # One worker's life.
 
-    async def _keep(self, index: int, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def _keep(
+        self, index: int, worker: Worker | None, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Have a worker, `worker` to begin with, until it ends without being missed; replace it when it is."""
         backoff = Backoff(limit=1.0)  # a worker has no slow start of its own, and clients wait
         ready: Callable[[], None] = task_status.started
+        has_place = worker is None or self._places.get(index) is worker
         while True:
             began = trio.current_time()
             try:
-                worker = await self._start(index)
+                worker = worker or await workers.start(index, self._state_dir, self._options, self._troubles)
             except OSError as error:
                 if ready is not _nothing:
                     raise ProxyError(f"cannot start a worker: {error.strerror or error}") from error
                 log.error("cannot start a worker", extra=facts(reason=error.strerror or error))
                 await trio.sleep(backoff.next_delay())
                 continue
-            try:
-                await self._serve(worker, ready)
-            finally:
-                # Bytes and connections are the kernel's business; a worker has nothing to save by a gentler end.
-                worker.process.kill()
-                worker.link.close()
-                self._workers.pop(index, None)
-                self.traffic.retire(worker)
-                for key in tuple(worker.remaining):
-                    self._set_remaining(worker, *key, 0)
-                with trio.CancelScope(shield=True):
-                    await worker.process.wait()
-                self._socket_path(index).unlink(missing_ok=True)
-            if worker.served:
+            if has_place:
+                self._places[index] = worker
+            await self._live(worker, ready)
+            if worker.served.is_set():
                 ready = _nothing
-            self.restarts += 1
-            log.error(
-                "worker died; replacing it", extra=facts(pid=worker.process.pid, status=worker.process.returncode)
-            )
-            self._bus.publish("worker", state="died", pid=worker.process.pid, worker=index)
+            if self._places.get(index) is not worker:
+                ready()
+                return
+            has_place = True
+            self.traffic.restarted()
+            log.error("worker died; replacing it", extra=facts(pid=worker.pid, status=worker.process.returncode))
+            self._bus.publish("worker", state="died", pid=worker.pid, worker=index)
             self.on_change()
+            worker = None
             await trio.sleep(backoff.next_delay(trio.current_time() - began))
 
-    async def _start(self, index: int) -> Worker:
-        """Start a process that listens on a socket of its own, and connect: the kernel lets us, before it is ready."""
-        path = self._socket_path(index)
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # somebody may have tidied up
-        path.unlink(missing_ok=True)
-        # Shielded: a process that was started must not be lost to a cancellation. Nothing in it waits for the worker.
-        with (
-            trio.CancelScope(shield=True),
-            socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener,
-            unixpath.reachable(path) as name,
-        ):
-            listener.bind(name)
-            path.chmod(0o600)
-            listener.listen(1)
-            process = await reaper.spawn(
-                [*_COMMAND, "--fd", str(listener.fileno()), *self._options],
-                pass_fds=[listener.fileno()],
-                env={**os.environ, SUPERVISOR: supervisor(self._state_dir)},
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-            stream = trio.socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            await stream.connect(name)
-        worker = Worker(index, process)
-        worker.link = Link(stream, partial(self._heard, worker))
-        return worker
+    async def _live(self, worker: Worker, ready: Callable[[], None]) -> None:
+        """Stay with a worker until it is gone, or until this process is."""
+        worker.meet(self._heard)
+        self.traffic.join(worker, name_of(worker.identity))
+        is_over = False
+        try:
+            await self._serve(worker, ready)
+            is_over = True
+        finally:
+            if is_over or self._ending.is_orderly:
+                await self._end(worker)
 
-    def _socket_path(self, index: int) -> Path:
-        return self._folder / f"{index}.sock"
+    async def _end(self, worker: Worker) -> None:
+        # Bytes and connections are the kernel's business; a worker has nothing to save by a gentler end.
+        worker.process.kill()
+        worker.link.close()
+        if worker in self._living:
+            self._living.remove(worker)
+        self.traffic.retire(worker)
+        for key in tuple(worker.remaining):
+            self._set_remaining(worker, *key, 0)
+        with trio.CancelScope(shield=True):
+            await worker.process.wait()
+        worker.forget_socket()
+        worker.ended.set()
 
     async def _serve(self, worker: Worker, ready: Callable[[], None]) -> None:
         """Tell a worker everything, count it in, and stay with it until it is gone."""
@@ -238,18 +320,18 @@ class WorkerPool:
             with trio.move_on_after(START_TIMEOUT):
                 await worker.booted.wait()
             if not worker.booted.is_set():
-                log.error("worker does not get ready; killing it", extra=facts(pid=worker.process.pid))
+                log.error("worker does not get ready; killing it", extra=facts(pid=worker.pid))
                 nursery.cancel_scope.cancel()
                 return
-            asked = [(worker, posted) for service in self._plans for posted in self._post_plan(worker, service)]
+            asked = [each for service in self._plans for each in self._post_plan(worker, service)]
             # No await since the plans were read: whatever is asked of all workers from now on is asked of this one too.
-            self._workers[worker.index] = worker
+            self._living.append(worker)
             await self._answers(asked)
             if worker.link.lost:
                 return
-            self._bus.publish("worker", state="started", pid=worker.process.pid, worker=worker.index)
+            self._bus.publish("worker", state="started", pid=worker.pid, worker=worker.index)
             self.on_change()
-            worker.served = True
+            worker.served.set()
             ready()
 
     async def _carry(self, worker: Worker, scope: trio.CancelScope) -> None:
@@ -257,17 +339,21 @@ class WorkerPool:
             await worker.link.run()
         except* WireError as errors:
             reason = "; ".join(map(str, errors.exceptions))
-            log.error("worker does not make sense", extra=facts(pid=worker.process.pid, reason=reason))
+            log.error("worker does not make sense", extra=facts(pid=worker.pid, reason=reason))
         scope.cancel()
 
-    def _post_plan(self, worker: Worker, service: str) -> list[Pending]:
+    # What a worker is told.
+
+    def _post_plan(self, worker: Worker, service: str) -> list[tuple[Worker, Pending]]:
         plan = self._plans[service]
         # The route first: a connection that is accepted before it would wait for nothing.
-        route = self._post_route(worker, plan.route)
-        return [route, *(_post_listen(service, chunk, worker) for chunk in _chunks(plan.listeners))]
+        posted = [(worker, self._post_route(plan.route, worker))]
+        if plan.hold:
+            posted.append((worker, self._post_hold(plan.hold, worker)))
+        return posted + self._post_listeners(worker, service)
 
-    def _post_route(self, worker: Worker, route: wire.Route) -> Pending:
-        mine = replace(route, max_connections=self._share(route.max_connections, worker.index))
+    def _post_route(self, route: wire.Route, worker: Worker) -> Pending:
+        mine = self._part(route, worker)
 
         def heard(ack: wire.Ack) -> None:
             others = {gen: count for gen, count in ack.connections.items() if gen != route.generation}
@@ -279,16 +365,39 @@ class WorkerPool:
 
         return worker.link.post(lambda seq: replace(mine, seq=seq), on_ack=heard)
 
-    def _share(self, total: int | None, index: int) -> int | None:
-        """Split a limit so that the shares add up to it."""
+    def _post_hold(self, hold: tuple[wire.Route, int], worker: Worker) -> Pending:
+        route, descriptor = hold
+        mine = self._part(route, worker)
+        return worker.link.post(lambda seq: wire.Hold(seq, route.service, mine), [descriptor])
+
+    def _post_listeners(self, worker: Worker, service: str) -> list[tuple[Worker, Pending]]:
+        """Bring a worker's listeners of a service up to date."""
+        if worker.is_deaf:
+            return []
+        wanted, has = self._plans[service].listeners, worker.listening.get(service, set())
+        added = {name: listener for name, listener in wanted.items() if name not in has}
+        removed = tuple(name for name in has if name not in wanted)
+        worker.listening[service] = set(wanted)
+        posted = [_post_listen(service, chunk, worker) for chunk in _chunks(added)]
+        if removed:
+            posted.insert(0, worker.link.post(lambda seq: wire.Listen(seq, service, remove=removed)))
+        return [(worker, each) for each in posted]
+
+    def _part(self, route: wire.Route, worker: Worker) -> wire.Route:
+        """A route as one worker is to follow it: with its part of the limit, such that the parts add up."""
+        total = route.max_connections
         if total is None:
-            return None
+            return route
+        return replace(route, max_connections=self._share(total, worker.index % self.count))
+
+    def _share(self, total: int, index: int) -> int:
         return total // self.count + (index < total % self.count)
 
     # What workers say.
 
     def _heard(self, worker: Worker, message: wire.Message) -> None:
         if isinstance(message, wire.Hello):
+            worker.release = message.release
             worker.booted.set()
         elif isinstance(message, wire.Remaining):
             self._set_remaining(worker, message.service, message.generation, message.connections)
@@ -311,7 +420,9 @@ class WorkerPool:
     async def _all(self, post: Callable[[Worker], Pending]) -> list[wire.Ack]:
         return await self._answers([(worker, post(worker)) for worker in self.workers])
 
-    async def _answers(self, asked: list[tuple[Worker, Pending]], patience: float = ANSWER_TIMEOUT) -> list[wire.Ack]:
+    async def _answers(
+        self, asked: Sequence[tuple[Worker, Pending]], patience: float = ANSWER_TIMEOUT
+    ) -> list[wire.Ack]:
         """Wait for every worker's answer; a stuck worker is killed, its successor begins with the newest plan."""
         acks = []
         with trio.move_on_after(patience) as scope:
@@ -320,10 +431,10 @@ class WorkerPool:
                     ack = await pending.wait()
                     acks.append(ack)
                     if ack.error:
-                        log.error("worker refused a request", extra=facts(pid=worker.process.pid, reason=ack.error))
+                        log.error("worker refused a request", extra=facts(pid=worker.pid, reason=ack.error))
         if scope.cancelled_caught:
             for worker in {worker for worker, pending in asked if not pending.done.is_set()}:
-                log.error("worker does not answer; killing it", extra=facts(pid=worker.process.pid))
+                log.error("worker does not answer; killing it", extra=facts(pid=worker.pid))
                 worker.process.kill()
                 await worker.process.wait()
         return acks
@@ -333,6 +444,29 @@ class WorkerPool:
             await trio.sleep(COUNT_INTERVAL)
             asked = [(worker, worker.link.post(wire.Snapshot)) for worker in self.workers]
             await self._answers(asked, HANG_TIMEOUT)
+
+
+@contextmanager
+def _decision() -> Iterator[int]:
+    """A byte that all workers can read, 0 at first (memfd_create(2))."""
+    descriptor = os.memfd_create("switch", os.MFD_CLOEXEC)
+    try:
+        os.write(descriptor, b"0")
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+async def _first(*events: trio.Event) -> None:
+    """Wait until one of them is set."""
+    async with trio.open_nursery() as nursery:
+
+        async def wait(event: trio.Event) -> None:
+            await event.wait()
+            nursery.cancel_scope.cancel()
+
+        for event in events:
+            nursery.start_soon(wait, event)
 
 
 def _post_listen(service: str, listeners: Mapping[str, socket.socket], worker: Worker) -> Pending:

@@ -8,10 +8,11 @@ import pytest
 import trio
 
 from proxy.core.requests import SwapRequest
-from proxy.errors import ConfigError, Problem, StartError, StoppingError
+from proxy.errors import ConfigError, Problem, StartError, StoppingError, SwapInProgressError, UpgradeInProgressError
 from tests.fakes import STATUS
 
 if TYPE_CHECKING:
+    from proxy.errors import ProxyError
     from tests.ask import Api
     from tests.fakes import FakeControl
 
@@ -94,9 +95,21 @@ async def test_stop_is_accepted_at_once(api: Api, control: FakeControl, body: An
     assert control.calls == [("stop", now)]
 
 
-async def test_upgrade_is_not_there_yet(api: Api) -> None:
+async def test_an_upgrade_that_is_accepted_says_what_has_begun(api: Api, control: FakeControl) -> None:
+    control.ending = None
     answer = await api.post("/v1/upgrade")
-    assert (answer.status, answer.error["message"]) == (501, "upgrade is not available in this release")
+    assert (answer.status, answer.json) == (202, control.upgrading)
+    assert (await api.get("/v1/status")).json["proxy"]["upgrade"]["phase"] == "check"
+
+
+@pytest.mark.parametrize("error", [UpgradeInProgressError, SwapInProgressError])
+async def test_an_upgrade_that_cannot_begin_now_is_a_conflict(
+    api: Api, control: FakeControl, error: type[ProxyError]
+) -> None:
+    control.problem = error("it is under way", hint="wait for it")
+    answer = await api.post("/v1/upgrade")
+    assert (answer.status, answer.error["code"], answer.error["hint"]) == (409, error.code, "wait for it")
+    assert (await api.post("/v1/upgrade", {"now": True})).status == 400
 
 
 async def test_history_is_filtered_and_limited(api: Api, control: FakeControl) -> None:

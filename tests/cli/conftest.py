@@ -21,9 +21,6 @@ class FakeProxy:
     def __init__(self, socket: Path) -> None:
         self.socket = socket
         self.control = FakeControl()
-        self._shutdown = trio.Event()
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=trio.run, args=(self._run,))
 
     async def _run(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
@@ -35,6 +32,10 @@ class FakeProxy:
         await serve(self.control, socket=self.socket, shutdown=self._shutdown, task_status=task_status)
 
     def start(self) -> None:
+        """Also once more after `end`, with the same control."""
+        self._shutdown = trio.Event()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=trio.run, args=(self._run,))
         self._thread.start()
         assert self._ready.wait(10)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -80,6 +82,49 @@ def test_a_folder_of_somebody_else_is_said_to_be_that(tmp_path: Path, monkeypatc
     found = machine.folder("state_dir", tmp_path / "x", "set another one")
     assert found.level == "fail"
     assert f"no permission to write in {tmp_path} (user {os.getuid()} owns it)" in found.value
+
+
+def test_the_state_folder_is_said_to_have_room_and_an_owner(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    found = machine.state_folder(tmp_path)
+    assert found.level == "ok"
+    assert re.fullmatch(rf"{tmp_path}, \d+ MiB free, user {os.getuid()} owns it", found.value)
+    to_be_made = machine.state_folder(tmp_path / "a" / "b").value
+    assert re.search(rf"\(to be made\), \d+ MiB free, user {os.getuid()} owns {tmp_path}$", to_be_made)
+
+
+def test_a_state_folder_that_others_may_write_to_is_a_warning(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    found = machine.state_folder(tmp_path)
+    assert (found.level, found.fix.split(":")[0]) == ("warn", f"chmod 700 {tmp_path}")
+    assert "other users may write to it (mode 0777)" in found.value
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give a folder away")
+def test_a_state_folder_of_another_user_is_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir(mode=0o700)
+    os.chown(tmp_path / "state", 12345, 12345)
+    found = machine.state_folder(tmp_path / "state")
+    assert found.level == "warn"
+    assert "user 12345 owns it" in found.value
+    assert found.fix.startswith(f"chown 0 {tmp_path}/state: ")
+
+
+def test_a_disk_that_is_almost_full_or_read_only_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def disk(*, free: int = 1 << 30, flags: int = 0) -> Callable[[object], SimpleNamespace]:
+        return lambda _: SimpleNamespace(f_bavail=free, f_frsize=1, f_flag=flags)
+
+    tmp_path.chmod(0o700)
+    monkeypatch.setattr(os, "statvfs", disk(free=5 << 20))
+    full = machine.state_folder(tmp_path)
+    assert full.level == "warn"
+    assert ", 5 MiB free, " in full.value
+    monkeypatch.setattr(os, "statvfs", disk(flags=os.ST_RDONLY))
+    frozen = machine.state_folder(tmp_path)
+    assert frozen.level == "fail"
+    assert "read-only" in frozen.value
+    (tmp_path / "lock").touch()  # of an earlier run: then it can start
+    assert machine.state_folder(tmp_path).level == "warn"
 
 
 def test_a_running_proxy_is_named(proxy: FakeProxy) -> None:

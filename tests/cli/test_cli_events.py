@@ -50,11 +50,12 @@ def test_waiting_ends_in_time_without_events(proxy: FakeProxy) -> None:
 
 
 def test_an_ended_stream_can_be_opened_again(proxy: FakeProxy) -> None:
-    with Events(Client(Where(proxy.socket, ""))) as stream:
+    client = Client(Where(proxy.socket, ""))
+    with Events(client) as stream:
         proxy.do(proxy.control.drop_readers)
         with pytest.raises(StreamEndedError):
             read_all(stream)
-        stream.reopen()
+        stream.reopen(client)
         proxy.do(lambda: proxy.control.publish("health"))
         received: list[object] = []
         while not received:
@@ -63,7 +64,7 @@ def test_an_ended_stream_can_be_opened_again(proxy: FakeProxy) -> None:
         with pytest.raises(StreamEndedError):
             read_all(stream)
         with pytest.raises(NotRunningError):
-            stream.reopen()
+            stream.reopen(client)
 
 
 def read_all(stream: Events) -> None:

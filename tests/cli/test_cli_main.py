@@ -88,12 +88,6 @@ def test_the_version_is_told(proxyctl: Callable[..., Result]) -> None:
     assert proxyctl("--version").out.startswith("proxyctl 0.")
 
 
-def test_upgrade_says_that_it_is_not_there_yet(proxyctl: Callable[..., Result]) -> None:
-    result = proxyctl("upgrade")
-    assert result.code == 1
-    assert "not available in this release" in result.err
-
-
 @pytest.mark.parametrize("arguments", [["--socket", "{}", "status"], ["status", "--socket", "{}"]])
 def test_the_socket_may_be_named_before_and_after_the_verb(
     arguments: list[str], proxy: FakeProxy, monkeypatch: pytest.MonkeyPatch, proxyctl: Callable[..., Result]

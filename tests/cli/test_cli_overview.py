@@ -104,12 +104,43 @@ def test_what_the_descriptor_limit_allows_is_shown() -> None:
     assert "room for about 10000 connections in each worker (20000 file descriptors)" in shown(found)
 
 
-def test_trouble_of_the_proxy_itself_comes_first() -> None:
+FULL = {
+    "kind": "state",
+    "message": "the state cannot be written to /var/lib/proxyctl/state.json: No space left on device",
+    "hint": "make room: `df -h /var/lib/proxyctl` shows how full it is",
+    "since": NOW - 200,
+}
+STEP = {"kind": "clock", "message": "the clock was set back by 60.0 s", "hint": "", "since": NOW - 5}
+
+
+def test_trouble_of_the_proxy_itself_comes_first_with_what_to_do() -> None:
     found = status()
-    found["proxy"] |= {"trouble": "No space left on device", "stopping": True, "worker_restarts": 2}
+    found["proxy"] |= {"trouble": [FULL, STEP], "stopping": True, "worker_restarts": 2}
     lines = shown(found).splitlines()
     assert lines[0].endswith("2 worker restarts")
-    assert lines[1:3] == ["the proxy is stopping", "trouble: No space left on device"]
+    assert lines[1:6] == [
+        "the proxy is stopping",
+        f"trouble: {FULL['message']} (for 3m20s)",
+        f"  {FULL['hint']}",
+        "trouble: the clock was set back by 60.0 s (for 5s)",
+        "",
+    ]
+
+
+def test_trouble_is_wrapped_rather_than_cut_since_the_reason_comes_last() -> None:
+    found = status()
+    found["proxy"]["trouble"] = [FULL]
+    for width in (40, 80):
+        lines = shown(found, width).splitlines()
+        assert all(len(line) <= width for line in lines)
+        assert "No space left on device (for 3m20s)" in " ".join(line.strip() for line in lines)
+
+
+@pytest.mark.parametrize(("trouble", "lines"), [("disk full", ["trouble: disk full"]), ("", []), ([], []), (None, [])])
+def test_a_proxy_of_the_release_before_is_understood(trouble: object, lines: list[str]) -> None:
+    found = status()
+    found["proxy"]["trouble"] = trouble
+    assert [line for line in shown(found).splitlines() if "trouble" in line] == lines
 
 
 @pytest.mark.parametrize("width", [10, 20, 40, 80])

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from proxy.cli import follow
 from proxy.core.requests import SwapRequest
+from tests.fakes import result_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -163,7 +165,10 @@ def test_a_stream_that_breaks_is_taken_up_again(proxy: FakeProxy, proxyctl: Call
     assert "web: v2 serves" in result.out
 
 
-def test_a_proxy_that_dies_is_reported_with_what_is_known(proxy: FakeProxy, proxyctl: Callable[..., Result]) -> None:
+def test_a_proxy_that_dies_is_reported_with_what_is_known(
+    proxy: FakeProxy, monkeypatch: pytest.MonkeyPatch, proxyctl: Callable[..., Result]
+) -> None:
+    monkeypatch.setattr(follow, "RETURN", 1.5)
     proxy.control.story = [*phase("start", 0.01), {"type": "phase", "phase": "health", "state": "begin"}]
     proxy.control.ending = None
     swap = proxy.control.swap
@@ -176,8 +181,52 @@ def test_a_proxy_that_dies_is_reported_with_what_is_known(proxy: FakeProxy, prox
     proxy.control.swap = dying  # type: ignore[method-assign]
     result = proxyctl("swap", "v2")
     assert result.code == 1
+    assert result.out.endswith("no answer; waiting up to 1.5s for the proxy to come back\n")
     assert "the proxy went away during the swap: done: start 10ms; under way: health" in result.err
     assert "no proxy answers on" in result.err
+
+
+def test_a_swap_is_followed_on_by_the_control_process_that_comes_after(
+    proxy: FakeProxy, proxyctl: Callable[..., Result]
+) -> None:
+    proxy.control.story = [*phase("start", 0.01), {"type": "phase", "phase": "drain", "state": "begin"}]
+    proxy.control.ending = None
+    swap = proxy.control.swap
+
+    def replace() -> None:
+        proxy.end()
+        assert proxy.control.operation
+        proxy.control.entries.append(result_of(**proxy.control.operation.describe() | {"result": "swapped"}))
+        proxy.start()
+
+    async def dying(*arguments: Any) -> Any:
+        operation = await swap(*arguments)
+        threading.Thread(target=replace).start()
+        return operation
+
+    proxy.control.swap = dying  # type: ignore[method-assign]
+    result = proxyctl("swap", "v2")
+    assert (result.code, result.err) == (0, "")
+    assert "web: v2 serves" in result.out
+
+
+def test_a_proxy_that_comes_back_without_its_memory_is_not_waited_for(
+    proxy: FakeProxy, proxyctl: Callable[..., Result]
+) -> None:
+    proxy.control.story = phase("start", 0.01)
+    proxy.control.ending = None
+    swap = proxy.control.swap
+
+    async def forgetting(*arguments: Any) -> Any:
+        operation = await swap(*arguments)
+        proxy.control.drop_readers()
+        return operation
+
+    proxy.control.swap = forgetting  # type: ignore[method-assign]
+    result = proxyctl("swap", "v2")
+    assert result.code == 1
+    assert "was started anew during the swap, and does not know how it ended: done: start 10ms" in result.err
+    assert "web: v1 serves" in result.err
 
 
 def test_ctrl_c_detaches_and_the_swap_goes_on(proxy: FakeProxy) -> None:

@@ -3,12 +3,13 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
 
-from proxy.control import backend, output, prober, reaper
+from proxy.control import backend, mark, output, prober, reaper
 from proxy.control.check import check
 from proxy.control.ports import is_free
 from proxy.core.address import Address
@@ -172,9 +173,12 @@ async def test_a_daemon_that_wiped_its_environment_is_known_by_the_endpoint_it_l
 
 
 async def test_a_backend_that_keeps_forking_is_killed(here: World) -> None:
-    started = await here.start(
-        ("sh", "-c", "f() { trap '' TERM; echo on > on; sleep 0.05; (f) & (f) & wait; }; f"), health={"type": "none"}
+    # Three at a time, each of which leaves another one behind; it ends by itself, should nothing else end it.
+    script = (
+        "f() { [ $1 = 0 ] && return; sleep 0.02; (f $(($1 - 1))) & }; "
+        "trap '' TERM; f 500; f 500; f 500; echo on > on; sleep 60"
     )
+    started = await here.start(("sh", "-c", script), health={"type": "none"})
     await here.text_of("on")
     await started.stop(signal.SIGTERM, 0.2)
     assert started.tree() == set()
@@ -275,20 +279,22 @@ async def test_a_backend_runs_as_the_user_with_its_groups_and_may_create_its_soc
     assert line.startswith("(65534, 65534, 65534) [65534] nobody")
 
 
-async def test_what_a_crashed_run_left_behind_is_found_by_its_record_and_killed(here: World) -> None:
+async def test_what_a_crashed_run_left_behind_is_found_by_its_mark_and_killed(here: World) -> None:
     started = await here.start(("sh", "-c", "trap '' TERM; setsid sleep 60 & echo $! > child; wait; wait"))
     child = await here.pid_of("child")
-    record = backend.Record(**started.record.to_json())
-    await backend.stop_leftover(record, signal.SIGTERM, 0.1)
+    found = {each.process: each for each in mark.find(here.state_dir)}
+    assert found.keys() == {started.record.identity, child}
+    await backend.stop_marked(found[started.record.identity], signal.SIGTERM, 0.1)
     assert not procfs.is_running(child)
     assert not procfs.is_running(started.record.identity)
 
 
 async def test_a_recorded_pid_that_another_process_has_by_now_is_left_alone(here: World) -> None:
     started = await here.start("sleep 60")
-    record = started.record.to_json()
-    other = backend.Record(**{**record, "start_time": record["start_time"] - 1, "supervisor": "another"})
-    await backend.stop_leftover(other, signal.SIGTERM, 0.1)
+    record = started.record
+    earlier = replace(record.mark, supervisor=f"boot:1:2:{here.state_dir}")
+    other = mark.Marked(earlier, procfs.ProcessId(record.pid, record.start_time - 1), "v1", record.port)
+    await backend.stop_marked(other, signal.SIGTERM, 0.1)
     assert procfs.is_running(started.record.identity)
 
 

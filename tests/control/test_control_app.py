@@ -5,7 +5,7 @@ import signal
 import pytest
 import trio
 
-from proxy.config import load
+from proxy.config import examine
 from proxy.control.app import App
 from proxy.control.service import Service
 
@@ -17,7 +17,7 @@ def app(tmp_path):
         f'state_dir = "{tmp_path}/state"\n[admin]\nsocket = "{tmp_path}/control.sock"\n'
         '[services.web]\nlisten = "127.0.0.1:0"\nactive = "v1"\nversions.v1.command = "unused"\n'
     )
-    app = App(load(path))
+    app = App(examine(path))
     app.services = {name: Service(settings, app.deps) for name, settings in app.settings.services.items()}
     return app
 

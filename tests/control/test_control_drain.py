@@ -48,6 +48,7 @@ class Generation:
         self.said_goodbye_at = None
         self.stopped_at = None
         self.revivable = True
+        self.was_signalled = False
         self.ended = trio.Event()
 
     def retire(self):
@@ -55,6 +56,9 @@ class Generation:
 
     def set_state(self, state):
         self.state = state
+
+    def changed(self):
+        pass
 
     def say_goodbye(self):
         self.said_goodbye_at = trio.current_time()

@@ -9,10 +9,12 @@ import trio
 
 from proxy import wire
 from proxy.control import generation as generations
+from proxy.control.ending import Ending
 from proxy.control.events import Bus
 from proxy.control.exits import Exit
 from proxy.control.generation import Generation
 from proxy.control.ports import Ports
+from proxy.control.trouble import Troubles
 from proxy.core.address import Address
 from proxy.errors import StartError
 from proxy.metrics import Metrics
@@ -68,7 +70,14 @@ def backends(monkeypatch):
 def make(tmp_path, nursery, backends):
     def make(*, replicas=1, candidate=True):
         settings, version = World(tmp_path).service("unused", replicas=replicas)
-        deps = SimpleNamespace(state_dir=tmp_path, ports=Ports(), bus=Bus(), metrics=Metrics())
+        deps = SimpleNamespace(
+            state_dir=tmp_path,
+            ports=Ports(),
+            bus=Bus(),
+            metrics=Metrics(),
+            troubles=Troubles(),
+            ending=Ending(is_orderly=True),
+        )
         made = Generation(1, settings, version, deps, candidate=candidate)
         nursery.start_soon(made.run)
         return made

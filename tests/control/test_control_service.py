@@ -8,10 +8,12 @@ import trio
 from proxy import wire
 from proxy.config import Http, load
 from proxy.control import service as services
+from proxy.control.ending import Ending
 from proxy.control.events import Bus
 from proxy.control.history import History
 from proxy.control.service import Service
-from proxy.control.state import StateFile
+from proxy.control.state import GenerationRecord
+from proxy.control.state_file import StateFile
 from proxy.control.traffic import Traffic
 from proxy.core.requests import SwapRequest
 from proxy.errors import StartError
@@ -68,7 +70,7 @@ class Generation:
         self.drain = None
         self.replicas = ()
         self.endpoints = (Endpoint(0, f"127.0.0.1:{number}"),)
-        self.proven, self.in_trouble, self.revivable = True, False, True
+        self.proven, self.in_trouble, self.revivable, self.was_signalled = True, False, True, False
         self.stopped = trio.Event()
         self._fell = trio.Event()
 
@@ -90,6 +92,12 @@ class Generation:
 
     def set_state(self, state):
         self.state = state
+
+    def changed(self):
+        pass
+
+    def record(self, departure):
+        return GenerationRecord(id=self.id, version=self.version.name, state=self.state, departure=departure)
 
     def last_output(self):
         return ()
@@ -126,6 +134,7 @@ async def service(tmp_path, nursery, monkeypatch):
         metrics=Metrics(),
         pool=Pool(),
         state=StateFile(tmp_path / "state.json"),
+        ending=Ending(is_orderly=True),
     )
     service = Service(load(path).services["web"], deps)
     with trio.fail_after(10):
@@ -160,8 +169,11 @@ async def test_a_failed_bake_does_not_take_a_newer_swap_back(service, nursery):
     pool.hold()
     nursery.start_soon(service.pause)  # occupies the workers
     await pool.asked.wait()
-    newer = service.swap(SwapRequest("v3"))
-    await trio.testing.wait_all_tasks_blocked()
+    with service._deps.bus.subscribe() as events:
+        newer = service.swap(SwapRequest("v3"))
+        async for event in events:
+            if event.get("phase") == "switch" and event["operation"] == newer.id:
+                break
     assert newer.current == "switch", "it waits for its turn"
     second.fall_over()
     await trio.testing.wait_all_tasks_blocked()

@@ -1,111 +1,201 @@
+"""What stands in the state file, in this release's words and in those of the one before."""
+
+from __future__ import annotations
+
 import json
-import os
+from typing import Any
 
 import pytest
-import trio
 
 from proxy.control.record import Record
-from proxy.control.state import GenerationRecord, ProcessRecord, ServiceRecord, StateFile
+from proxy.control.state import (
+    FORMAT,
+    DepartureRecord,
+    GenerationRecord,
+    OperationRecord,
+    ProcessRecord,
+    ServiceRecord,
+    State,
+    UpgradeRecord,
+    dump,
+    parse,
+)
+
+# Written by the release before the state knew operations, recipes and departures.
+FORMAT_1 = b"""{
+ "format": 1,
+ "boot": "3d2ed91c-28d6-4f46-9a22-833112b7c9c1",
+ "workers": [{"pid": 101, "start_time": 5000}, {"pid": 102, "start_time": 5001}],
+ "services": {
+  "web": {
+   "next_generation": 4,
+   "active": "v2",
+   "configured": "v1",
+   "previous": "v1",
+   "known": {"v2": ["./app", "--port", "{port}"]},
+   "generations": [
+    {
+     "id": 3,
+     "version": "v2",
+     "state": "active",
+     "backends": [
+      {
+       "service": "web",
+       "version": "v2",
+       "generation": 3,
+       "replica": 0,
+       "pid": 201,
+       "start_time": 6000,
+       "address": "127.0.0.1:20001",
+       "port": 20001,
+       "started": 1789000000.5,
+       "supervisor": "3d2ed91c-28d6-4f46-9a22-833112b7c9c1:100:4999:/var/lib/proxyctl"
+      }
+     ]
+    }
+   ]
+  }
+ }
+}
+"""
 
 
-def record() -> Record:
-    return Record(
-        service="web",
-        version="v1",
-        generation=3,
-        replica=0,
-        pid=12,
-        start_time=99,
-        address="127.0.0.1:20000",
-        port=20000,
-        started=1.5,
-        supervisor="boot:1:2",
+def backend(**values: Any) -> Record:
+    known: dict[str, Any] = {
+        "service": "web",
+        "version": "v2",
+        "generation": 3,
+        "replica": 0,
+        "pid": 201,
+        "start_time": 6000,
+        "address": "unix:/run/app.sock",
+        "port": None,
+        "started": 1.5,
+        "supervisor": "boot:1:2:/state",
+    }
+    return Record(**known | values)
+
+
+def full() -> State:
+    """Every field has a value that is not its default."""
+    departure = DepartureRecord(began=1.5, deadline=2.5, initial=9, forced=1, operation=7, warm_until=99.5)
+    generation = GenerationRecord(
+        id=3,
+        version="v2",
+        state="warm",
+        backends=[backend(), backend(replica=1, pid=202)],
+        since=3.5,
+        recipe={"command": ["./app"], "replicas": 2, "env": {"A": "é\n"}},
+        restarts={"1": 4},
+        signalled=True,
+        departure=departure,
+    )
+    operation = OperationRecord(
+        id=7,
+        kind="rollback",
+        origin="v2",
+        target="v1",
+        began=4.5,
+        phase="drain",
+        seconds={"start": 0.25},
+        generation=4,
+        old=3,
+        drain_limit=30.0,
+        baked_until=77.5,
+        undone="it fell over",
+        drained=6,
+        forced=3,
+    )
+    service = ServiceRecord(
+        next_generation=5,
+        active="v1",
+        configured="v2",
+        previous="v2",
+        previous_generation=3,
+        previous_recipe={"command": ["./app"]},
+        paused=True,
+        known={"x": ["run", "me"]},
+        generations=[generation],
+        operations=[operation],
+    )
+    return State(
+        boot="a boot",
+        config="[services.web]\n",
+        next_operation=8,
+        workers=[ProcessRecord(pid=1, start_time=2, socket="00ff")],
+        services={"web": service},
+        upgrade=UpgradeRecord(id=6, old="0.1.0", began=5.5, running_since=6.5, replaced=7.5, seconds={"check": 0.5}),
     )
 
 
-async def test_everything_is_read_back(tmp_path):
-    file = StateFile(tmp_path / "state.json")
-    file.state.workers = [ProcessRecord(pid=1, start_time=2)]
-    generation = GenerationRecord(id=3, version="v1", state="active", backends=[record()])
-    file.state.services["web"] = ServiceRecord(
-        next_generation=4, active="v1", configured="v1", known={"x": ["run", "me"]}, generations=[generation]
-    )
-    await file.flush()
-    again = StateFile(tmp_path / "state.json")
-    again.load()
-    assert again.state == file.state
-    assert os.stat(tmp_path / "state.json").st_mode & 0o777 == 0o600
+def test_everything_is_read_back() -> None:
+    assert parse(dump(full())) == full()
+    assert parse(dump(State())) == State(boot=State().boot)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\x00", b"[]", b'{"format": 99}', b'{"services": {"web": 1}}'])
-def test_a_state_file_that_cannot_be_read_is_set_aside_and_never_trusted(tmp_path, caplog, content):
-    path = tmp_path / "state.json"
-    path.write_bytes(content)
-    file = StateFile(path)
-    file.load()
-    assert file.state.services == {}
-    assert "set aside" in caplog.text
-    (kept,) = tmp_path.glob("state.json.unreadable-*")
-    assert kept.read_bytes() == content
-    assert not path.exists()
+def test_every_field_was_tried() -> None:
+    """A field that is added has to be added here too: what is not read back is lost in an upgrade."""
+
+    def assert_set(values: dict[str, Any], defaults: type[Any]) -> None:
+        for name, field in defaults.model_fields.items():
+            assert name == "format" or values[name] != field.get_default(call_default_factory=True), name
+
+    state = full()
+    service = state.services["web"]
+    (generation,), (operation,) = service.generations, service.operations
+    assert generation.departure
+    assert state.upgrade
+    for each in (state, service, generation, generation.departure, operation, state.upgrade, *state.workers):
+        assert_set(dict(each), type(each))
 
 
-def test_a_missing_file_is_a_new_proxy(tmp_path, caplog):
-    file = StateFile(tmp_path / "state.json")
-    file.load()
-    assert not caplog.text
+def test_the_state_of_the_release_before_is_read() -> None:
+    state = parse(FORMAT_1)
+    assert state.format == FORMAT
+    assert state.workers == [ProcessRecord(pid=101, start_time=5000), ProcessRecord(pid=102, start_time=5001)]
+    web = state.services["web"]
+    assert (web.next_generation, web.active, web.configured, web.previous) == (4, "v2", "v1", "v1")
+    assert web.known == {"v2": ["./app", "--port", "{port}"]}
+    (generation,) = web.generations
+    assert (generation.id, generation.version, generation.state) == (3, "v2", "active")
+    (found,) = generation.backends
+    assert (found.pid, found.start_time, found.address, found.port) == (201, 6000, "127.0.0.1:20001", 20001)
+    assert (web.operations, generation.recipe, generation.departure, web.paused) == ([], {}, None, False)
+    assert parse(dump(state)) == state, "and it is written in the format of this release"
+    assert json.loads(dump(state))["format"] == FORMAT
 
 
-async def test_a_folder_that_vanished_is_said_once_and_its_return_too(tmp_path, caplog):
-    folder = tmp_path / "state"
-    file = StateFile(folder / "state.json")
-    await file.flush()
-    await file.flush()
-    assert caplog.text.count("cannot be used") == 1
-    assert file.trouble
-    folder.mkdir()
-    await file.flush()
-    assert not file.trouble
+@pytest.mark.parametrize("found", [0, FORMAT + 1, 99, None, "2", 2.5, [2], {}], ids=repr)
+def test_a_format_that_is_not_known_is_refused_by_its_number(found: Any) -> None:
+    values = json.loads(dump(full())) | {"format": found}
+    with pytest.raises(ValueError, match=r"^format .*, this release reads 1 and 2$"):
+        parse(json.dumps(values).encode())
 
 
-async def test_writers_at_the_same_time_leave_a_whole_file(tmp_path):
-    file = StateFile(tmp_path / "state.json")
-    async with trio.open_nursery() as nursery:
-        for number in range(20):
-            file.state.services[f"s{number}"] = ServiceRecord()
-            nursery.start_soon(file.flush)
-    again = StateFile(tmp_path / "state.json")
-    again.load()
-    assert len(again.state.services) == 20
-    assert [entry.name for entry in tmp_path.iterdir()] == ["state.json"]
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\x00", b"[]", b"null", b"2", b'"x"', b"{}"], ids=repr)
+def test_what_is_no_state_at_all_is_refused(content: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        parse(content)
 
 
-async def test_changes_are_written_without_being_asked_for(tmp_path):
-    file = StateFile(tmp_path / "state.json")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(file.run)
-        file.state.services["web"] = ServiceRecord(active="v2")
-        file.changed()
-        while not file.path.exists():
-            await trio.sleep(0.001)
-        nursery.cancel_scope.cancel()
-    again = StateFile(file.path)
-    again.load()
-    assert again.state.services["web"].active == "v2"
-
-
-@pytest.mark.parametrize(("key", "value"), [("address", "garbage"), ("address", ""), ("pid", -1), ("pid", 1)])
-async def test_a_damaged_backend_in_the_state_file_does_not_keep_the_proxy_from_starting(tmp_path, caplog, key, value):
-    """And above all, no signal goes to a pid such as -1, which is every process there is."""
-    file = StateFile(tmp_path / "state.json")
-    generation = GenerationRecord(id=3, version="v1", state="active", backends=[record()])
-    file.state.services["web"] = ServiceRecord(generations=[generation])
-    await file.flush()
-    content = json.loads(file.path.read_bytes())
-    content["services"]["web"]["generations"][0]["backends"][0][key] = value
-    file.path.write_text(json.dumps(content))
-    again = StateFile(file.path)
-    again.load()
-    assert again.state.services == {}
-    assert "set aside" in caplog.text
-    assert list(tmp_path.glob("state.json.unreadable-*"))
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("services", "web", "next_generation"), 0),
+        (("services", "web", "next_generation"), "4"),
+        (("services", "web", "generations", 0, "backends", 0, "pid"), 1),
+        (("services", "web", "generations", 0, "backends", 0, "address"), "nowhere"),
+        (("services", "web", "generations", 0, "surprise"), 1),
+        (("workers", 0, "start_time"), None),
+        (("surprise",), 1),
+    ],
+    ids=lambda value: ".".join(map(str, value)) if isinstance(value, tuple) else repr(value),
+)
+def test_what_makes_no_sense_is_refused_as_a_whole(path: tuple[Any, ...], value: Any) -> None:
+    values = json.loads(FORMAT_1)
+    place = values
+    for name in path[:-1]:
+        place = place[name]
+    place[path[-1]] = value
+    with pytest.raises(ValueError, match=r"."):
+        parse(json.dumps(values).encode())

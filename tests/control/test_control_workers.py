@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy import wire
-from proxy.control import listeners, workers
+from proxy.control import listeners, worker, workers
 from proxy.control.events import Bus
 from proxy.control.link import Link
 from proxy.control.workers import WorkerPool
@@ -141,9 +141,9 @@ async def test_counts_of_a_worker_that_died_are_kept(pool, listener, backend):
         await stream.aclose()
     await pool.refresh()
     before = pool.traffic.of("web").generations[1].connections
-    for worker in pool.workers:
-        worker.process.kill()
-        await worker.process.wait()
+    for each in pool.workers:
+        each.process.kill()
+        await each.process.wait()
     await pool.refresh()
     assert (before, pool.traffic.of("web").generations[1].connections) == (10, 10)
 
@@ -163,7 +163,7 @@ _MUTE = "import signal; signal.pause()"
 
 def runs(monkeypatch, script):
     """Workers that are started from now on run this instead."""
-    monkeypatch.setattr(workers, "_COMMAND", (sys.executable, "-c", script))
+    monkeypatch.setattr(worker, "_COMMAND", (sys.executable, "-c", script))
 
 
 async def happened(events, **values):
@@ -179,7 +179,7 @@ async def test_a_replacement_of_another_release_costs_nobody_else_anything(pool,
     await pool.listen("web", {"a": listener})
     await pool.route(wire.Route(0, "web", 1, (await backend(b"one"),)))
     victim, survivor = pool.workers
-    command = workers._COMMAND
+    command = worker._COMMAND
     with pool._bus.subscribe() as events:
         runs(monkeypatch, _STRANGER)
         victim.process.kill()
@@ -190,7 +190,7 @@ async def test_a_replacement_of_another_release_costs_nobody_else_anything(pool,
         stream, answer = await greeting(listener)
         await stream.aclose()
         assert answer == b"one"
-        monkeypatch.setattr(workers, "_COMMAND", command)
+        monkeypatch.setattr(worker, "_COMMAND", command)
         await happened(events, state="started", worker=0)
     assert len(pool.workers) == 2
 
@@ -211,7 +211,7 @@ async def test_a_worker_is_replaced_although_its_folder_was_removed(pool, listen
 
 
 async def test_a_worker_that_cannot_be_started_for_now_is_started_when_it_can(pool, monkeypatch, caplog):
-    spawn, refused = workers.reaper.spawn, trio.Event()
+    spawn, refused = worker.reaper.spawn, trio.Event()
 
     async def fail(*_, **__):
         await trio.lowlevel.checkpoint()
@@ -219,11 +219,11 @@ async def test_a_worker_that_cannot_be_started_for_now_is_started_when_it_can(po
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     with pool._bus.subscribe() as events:
-        monkeypatch.setattr(workers.reaper, "spawn", fail)
+        monkeypatch.setattr(worker.reaper, "spawn", fail)
         pool.workers[0].process.kill()
         with trio.fail_after(10):
             await refused.wait()
-        monkeypatch.setattr(workers.reaper, "spawn", spawn)
+        monkeypatch.setattr(worker.reaper, "spawn", spawn)
         await happened(events, state="started", worker=0)
     assert "cannot start a worker" in caplog.text
 
@@ -232,14 +232,14 @@ async def test_a_switch_does_not_wait_for_the_replacement_of_a_killed_worker(poo
     """The replacement never says a word here; a switch that waited for it would take seconds."""
     await pool.listen("web", {"a": listener})
     await pool.route(wire.Route(0, "web", 1, (await backend(b"one"),)))
-    start, replaced = pool._start, trio.Event()
+    start, replaced = worker.start, trio.Event()
 
-    async def started(index):
-        worker = await start(index)
+    async def started(*arguments):
+        started = await start(*arguments)
         replaced.set()
-        return worker
+        return started
 
-    monkeypatch.setattr(pool, "_start", started)
+    monkeypatch.setattr(worker, "start", started)
     runs(monkeypatch, _MUTE)
     pool.workers[0].process.kill()
     with trio.fail_after(10):
@@ -254,7 +254,7 @@ async def test_a_switch_does_not_wait_for_the_replacement_of_a_killed_worker(poo
 
 
 async def test_a_replacement_that_never_gets_ready_is_replaced_itself(pool, monkeypatch):
-    command = workers._COMMAND
+    command = worker._COMMAND
     with pool._bus.subscribe() as events:
         monkeypatch.setattr(workers, "START_TIMEOUT", 0.1)
         runs(monkeypatch, _MUTE)
@@ -264,7 +264,7 @@ async def test_a_replacement_that_never_gets_ready_is_replaced_itself(pool, monk
         mute = await happened(events, state="died", worker=0)
         assert mute["pid"] != victim.process.pid
         monkeypatch.setattr(workers, "START_TIMEOUT", 30)
-        monkeypatch.setattr(workers, "_COMMAND", command)
+        monkeypatch.setattr(worker, "_COMMAND", command)
         await happened(events, state="started", worker=0)
 
 
@@ -273,8 +273,8 @@ async def test_a_worker_that_dies_before_it_is_ready_does_not_keep_the_proxy_fro
 ):
     bus = Bus()
     pool = WorkerPool(1, tmp_path, bus, "text")
-    command = workers._COMMAND
-    pool.on_change = lambda: monkeypatch.setattr(workers, "_COMMAND", command)
+    command = worker._COMMAND
+    pool.on_change = lambda: monkeypatch.setattr(worker, "_COMMAND", command)
     runs(monkeypatch, "raise SystemExit(1)")
     with trio.fail_after(10):
         await nursery.start(pool.run)
@@ -304,8 +304,8 @@ async def test_a_service_is_not_reachable_before_its_policy_is_known(pool, liste
 async def test_every_worker_writes_the_access_log_that_was_asked_for(tmp_path, nursery):
     pool = WorkerPool(2, tmp_path, Bus(), "json", tmp_path / "access.log")
     await nursery.start(pool.run)
-    for worker in pool.workers:
-        arguments = (await trio.Path(f"/proc/{worker.process.pid}/cmdline").read_text()).split("\0")
+    for each in pool.workers:
+        arguments = (await trio.Path(f"/proc/{each.process.pid}/cmdline").read_text()).split("\0")
         assert arguments[arguments.index("--access-log") + 1] == str(tmp_path / "access.log")
         assert arguments[arguments.index("--log-format") + 1] == "json"
     nursery.cancel_scope.cancel()

@@ -3,20 +3,24 @@ from __future__ import annotations
 import errno
 import os
 import pathlib
+import shutil
+from functools import partial
 from typing import TYPE_CHECKING
 
+import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.control import output
 from proxy.control.output import LogFile
+from proxy.control.trouble import Troubles
+from proxy.kernel import fallocate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
-
-    import pytest
+    from typing import BinaryIO
 
 
 def printed(file: Path, text: str) -> LogFile:
@@ -159,7 +163,7 @@ async def test_every_file_that_grows_too_big_is_rotated_in_time(
 
 
 def test_a_full_disk_is_reported_and_neither_ends_the_rotation_nor_loses_output(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     big = printed(output.path(tmp_path, "web", "v1", 1, 0), "x" * 100)
 
@@ -168,8 +172,9 @@ def test_a_full_disk_is_reported_and_neither_ends_the_rotation_nor_loses_output(
 
     with monkeypatch.context() as patch:
         patch.setattr("shutil.copyfileobj", fail)
-        output._rotate_all(tmp_path, 50)
-    assert "cannot be rotated" in caplog.text
+        failed = output._rotate_all(tmp_path, 50)
+    assert failed
+    assert failed[0] == big.path
     assert [file.stat().st_size for file in big.path.parent.iterdir()] == [100]
     output._rotate_all(tmp_path, 50)
     assert big.path.stat().st_size == 0
@@ -200,3 +205,100 @@ async def test_a_folder_that_vanishes_while_it_is_looked_through_ends_no_rotatio
 def test_output_that_is_a_plain_file_where_a_folder_belongs_lists_as_empty(tmp_path: Path) -> None:
     (tmp_path / "v1").write_text("in the way")
     assert output.files(tmp_path / "v1") == []
+
+
+@pytest.fixture
+def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs in a thread takes no time: the clock of the tests would go on meanwhile."""
+
+    async def run_sync(function: Callable[..., object], *arguments: object) -> object:
+        await trio.lowlevel.checkpoint()
+        return function(*arguments)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
+
+
+@pytest.mark.usefixtures("no_threads")
+async def test_a_rotation_that_fails_each_time_is_said_once_and_that_it_works_again(
+    tmp_path: Path,
+    autojump_clock: trio.testing.MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    printed(output.path(tmp_path, "web", "v1", 1, 0), "x" * 100)
+    troubles = Troubles()
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    async with trio.open_nursery() as nursery:
+        with monkeypatch.context() as patch:
+            patch.setattr("shutil.copyfileobj", fail)
+            nursery.start_soon(partial(output.keep_rotated, tmp_path, 50, troubles=troubles))
+            await trio.sleep(60)
+        assert "cannot be rotated: Input/output error" in troubles.describe()[0]["message"]
+        assert len(caplog.records) == 1
+        await trio.sleep(60)
+        assert not troubles.active()["output"]
+        nursery.cancel_scope.cancel()
+
+
+def test_on_a_full_disk_old_output_is_given_up_so_that_the_file_does_not_grow_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    big = printed(tmp_path / "1.0.log", "x" * 300_000 + "\nthe last words\n")
+    (tmp_path / "1.0.log.1").write_text("older")
+    copy = shutil.copyfileobj
+
+    def only_little_fits(source: BinaryIO, target: BinaryIO, size: int) -> None:
+        if (tmp_path / "1.0.log.1").exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        copy(source, target, size)
+
+    monkeypatch.setattr(shutil, "copyfileobj", only_little_fits)
+    assert output.rotate(big.path, 1000)
+    assert big.path.stat().st_size == 0
+    assert (tmp_path / "1.0.log.1").stat().st_size <= 64 * 1024
+    assert output.tail(big.path, 1) == ("the last words",)
+
+
+@pytest.mark.usefixtures("no_threads")
+async def test_output_that_was_lost_is_said_in_the_log_once_the_disk_is_well_again(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    (tmp_path / "output").touch()  # a file where a folder has to be
+    troubles = Troubles()
+    file = LogFile(output.path(tmp_path, "web", "v1", 1, 0), troubles)
+    os.close(file.open())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(output.keep_rotated, tmp_path, troubles=troubles))
+        await trio.sleep(60)
+        assert troubles.active()["output"]
+        (tmp_path / "output").unlink()
+        await trio.sleep(60)
+        assert not troubles.active()["output"]
+        nursery.cancel_scope.cancel()
+    assert "`proxyctl restart`" in file.tail(1)[0]
+
+
+def test_a_process_that_is_started_again_and_heard_ends_the_trouble(tmp_path: Path) -> None:
+    (tmp_path / "v1").touch()
+    troubles = Troubles()
+    file = LogFile(tmp_path / "v1" / "1.0.log", troubles)
+    os.close(file.open())
+    assert troubles.active()["output"]
+    (tmp_path / "v1").unlink()
+    os.close(file.open())
+    assert not troubles.active()["output"]
+
+
+def test_a_full_disk_is_noticed_before_the_program_dies_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(fallocate, "reserve", fail)
+    troubles = Troubles()
+    descriptor = LogFile(tmp_path / "v1" / "1.0.log", troubles).open()
+    assert os.readlink(f"/proc/self/fd/{descriptor}") == os.devnull
+    os.close(descriptor)
+    assert troubles.active()["output"]

@@ -141,7 +141,7 @@ def test_a_worker_killed_in_the_middle_of_a_drain_does_not_hold_it_up(tmp_path: 
         assert fetch(port).startswith("v2 ")
 
 
-def test_after_control_was_killed_run_works_again_and_stops_what_was_left(tmp_path: Path) -> None:
+def test_after_control_was_killed_the_next_one_takes_over_what_runs(tmp_path: Path) -> None:
     port = free_port()
     with Proxy(tmp_path, configs.service(port)) as proxy, processes_of(f"{tmp_path}/state") as ours:
         proxy.operate("swap", version="v2")
@@ -155,12 +155,18 @@ def test_after_control_was_killed_run_works_again_and_stops_what_was_left(tmp_pa
             assert client.ask().startswith("v2 2 "), "bytes go on moving without control"
             assert fetch(port).startswith("v2 2 "), "and so do new connections"
 
-        proxy.start()
-        assert fetch(port).startswith("v2 3 ")
-        # They were orphans; how soon init reaps those is not ours to say.
-        eventually(lambda: not [pid for pid in (old, *workers) if is_alive(pid)], what="what was left is gone")
-        assert len(proxy.service()["generations"]) == 1
+            proxy.start()
+            assert client.ask().startswith("v2 2 "), "who was connected before the crash still is"
+            assert fetch(port).startswith("v2 2 ")
+            assert (proxy.pids(), proxy.workers()) == ([old], workers)
+            (generation,) = proxy.service()["generations"]
+            assert (generation["id"], generation["version"], generation["state"]) == (2, "v2", "active")
+            assert generation["connections"] == 1
         proxy.operate("swap", version="v1")
+        assert fetch(port).startswith("v1 3 ")
+        # It was an orphan; how soon init reaps that is not ours to say.
+        eventually(lambda: not is_alive(old), what="what was taken over was stopped")
+        assert proxy.workers() == workers
         proxy.kill()
         assert not ours()
 

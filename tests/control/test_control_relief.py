@@ -1,0 +1,386 @@
+"""A worker takes the place of another one, with real workers, connections and backends: nobody notices."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+import trio.testing
+
+from proxy.control import listeners, relief
+from proxy.core.address import Address
+from proxy.errors import UpgradeError
+from proxy.kernel import procfs
+from tests.control.pools import (
+    PATIENCE,
+    SERVICE,
+    Backends,
+    Life,
+    Lives,
+    freeze,
+    greeted_by,
+    lives,
+    route,
+    thaw,
+    until,
+    visit,
+)
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+    from proxy import wire
+    from proxy.control.worker import Worker
+
+
+@pytest.fixture
+async def here(tmp_path: Path) -> AsyncIterator[Lives]:
+    async with lives(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def backends(nursery: trio.Nursery) -> Iterator[Backends]:
+    yield Backends(nursery)
+    nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with listeners.bind(Address(host="127.0.0.1", port=0)) as opened:
+        yield opened
+
+
+async def serving(here: Lives, backends: Backends, listener: socket.socket, count: int = 1) -> Life:
+    life = await here.begin(count)
+    await life.pool.add(route(1, await backends.start(b"one")), {"a": listener})
+    return life
+
+
+async def relieve(life: Life, index: int = 0, patience: float = PATIENCE) -> relief.Relieved:
+    with trio.fail_after(PATIENCE):
+        return await relief.relieve(life.pool, index, life.nursery, patience)
+
+
+async def gone(worker: Worker) -> None:
+    with trio.fail_after(PATIENCE):
+        await worker.ended.wait()
+
+
+async def settled(life: Life, active: int) -> wire.GenerationCounts:
+    """The counts of generation 1, once the end of whoever left has been seen."""
+    with trio.fail_after(PATIENCE):
+        while True:
+            await life.pool.refresh()
+            counts = life.pool.traffic.of(SERVICE).generations[1]
+            if counts.active <= active:
+                return counts
+            await trio.sleep(0.01)
+
+
+async def test_open_connections_go_on_in_the_new_worker_and_the_old_one_leaves(
+    here: Lives, backends: Backends, listener: socket.socket
+) -> None:
+    life = await serving(here, backends, listener)
+    (old,) = life.pool.workers
+    clients = [await visit(listener) for _ in range(20)]
+    relieved = await relieve(life)
+    await gone(old)
+    (new,) = life.pool.workers
+    assert (relieved.worker, relieved.old, relieved.new) == (0, old.pid, new.pid)
+    assert (relieved.carried, relieved.kept) == (20, 0)
+    assert 0 <= relieved.pause < PATIENCE
+    assert {await client.ask() for client in clients} == {b"one"}
+    assert await greeted_by(listener) == {b"one"}
+    assert life.pool.restarts == 0, "it was not missed"
+    counts = await settled(life, 20)
+    assert (counts.active, counts.connections) == (20, 21), "the old one's counts are kept, and none counts twice"
+    for client in clients:
+        await client.close()
+
+
+async def test_while_one_worker_relieves_another_nobody_is_refused(
+    here: Lives, backends: Backends, listener: socket.socket
+) -> None:
+    life = await serving(here, backends, listener, 2)
+    visits = 0
+    over = False
+
+    async def come_and_go() -> None:
+        nonlocal visits
+        while not over:
+            assert await greeted_by(listener) == {b"one"}
+            visits += 1
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(4):
+            nursery.start_soon(come_and_go)
+        before = {each.identity for each in life.pool.workers}
+        for index in range(2):
+            await relieve(life, index)
+        await until(lambda: len(life.pool.workers) == 2)
+        seen = visits
+        await until(lambda: visits > seen + 8)
+        over = True
+    assert not before & {each.identity for each in life.pool.workers}
+    assert [each.index for each in life.pool.workers] == [0, 1]
+    assert life.pool.surplus == []
+
+
+async def test_a_generation_that_drains_is_never_said_to_be_empty_on_the_way(
+    here: Lives, backends: Backends, listener: socket.socket
+) -> None:
+    life = await serving(here, backends, listener)
+    clients = [await visit(listener) for _ in range(10)]
+    await life.pool.switch(route(2, await backends.start(b"two")))
+    left: list[int] = []
+    drained = trio.Event()
+
+    async def drain() -> None:
+        await life.pool.drained(SERVICE, 1, left.append)
+        drained.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(drain)
+        for _ in range(3):
+            (old,) = life.pool.workers
+            assert (await relieve(life)).carried == 10
+            assert life.pool.remaining(SERVICE, 1) >= 10
+            await gone(old)
+        assert not drained.is_set()
+        assert life.pool.remaining(SERVICE, 1) == 10
+        assert {await client.ask() for client in clients} == {b"one"}
+        assert await greeted_by(listener) == {b"two"}
+        for client in clients:
+            await client.close()
+        with trio.fail_after(PATIENCE):
+            await drained.wait()
+    assert 0 not in left[:-1]
+    assert left[-1] == 0
+    assert max(left) <= 20, "in between, one counts twice at most"
+
+
+async def test_what_is_asked_of_all_workers_waits_until_a_handover_is_over(
+    here: Lives, backends: Backends, listener: socket.socket, nursery: trio.Nursery
+) -> None:
+    """A switch in the middle of it would reach neither worker with the connections that are on the way."""
+    life = await serving(here, backends, listener)
+    (old,) = life.pool.workers
+    client = await visit(listener)
+    two = await backends.start(b"two")
+    switched = trio.Event()
+
+    async def switch() -> None:
+        await life.pool.switch(route(2, two))
+        switched.set()
+
+    freeze(old)
+    nursery.start_soon(relieve, life)
+    await until(lambda: life.pool.holder(0) is not old)
+    nursery.start_soon(switch)
+    await trio.testing.wait_all_tasks_blocked(0.05)
+    assert not switched.is_set()
+    thaw(old)
+    with trio.fail_after(PATIENCE):
+        await switched.wait()
+    assert await greeted_by(listener, 3) == {b"two"}
+    assert await client.ask() == b"one"
+    assert life.pool.remaining(SERVICE, 1) >= 1
+    await client.close()
+    await gone(old)
+
+
+# When one of them dies on the way.
+
+
+@pytest.fixture
+def killed(monkeypatch: pytest.MonkeyPatch) -> list[Worker]:
+    """Whoever takes over is killed as soon as it was told to; it had no time to look."""
+    victims: list[Worker] = []
+    connect = relief._connect
+
+    def struck(old: Worker, new: Worker) -> Any:
+        freeze(new)
+        outcome = connect(old, new)
+        new.process.kill()
+        victims.append(new)
+        return outcome
+
+    monkeypatch.setattr(relief, "_connect", struck)
+    return victims
+
+
+async def test_when_the_new_worker_is_killed_on_the_way_the_old_one_serves_on(
+    here: Lives, backends: Backends, listener: socket.socket, killed: list[Worker]
+) -> None:
+    life = await serving(here, backends, listener)
+    (old,) = life.pool.workers
+    clients = [await visit(listener) for _ in range(20)]
+    with pytest.raises(UpgradeError, match=f"could not take over from {old.pid}") as caught:
+        await relieve(life)
+    (victim,) = killed
+    assert str(victim.pid) in caught.value.message
+    assert f"worker {old.pid} serves on" in caught.value.hint
+    assert life.pool.workers == [old]
+    assert life.pool.holder(0) is old
+    assert {await client.ask() for client in clients} == {b"one"}
+    assert await greeted_by(listener, 3) == {b"one"}
+    await life.pool.switch(route(2, await backends.start(b"two")))
+    assert await greeted_by(listener, 3) == {b"two"}
+    assert life.pool.remaining(SERVICE, 1) == 20
+    for client in clients:
+        await client.close()
+
+
+async def test_after_a_failed_relief_the_next_one_succeeds(
+    here: Lives, backends: Backends, listener: socket.socket, monkeypatch: pytest.MonkeyPatch, killed: list[Worker]
+) -> None:
+    life = await serving(here, backends, listener)
+    (old,) = life.pool.workers
+    client = await visit(listener)
+    with pytest.raises(UpgradeError):
+        await relieve(life)
+    monkeypatch.undo()
+    assert (await relieve(life)).carried == 1
+    await gone(old)
+    assert await client.ask() == b"one"
+    assert await greeted_by(listener) == {b"one"}
+    await client.close()
+
+
+async def test_a_new_worker_that_hangs_is_killed_and_the_old_one_serves_on(
+    here: Lives, backends: Backends, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life = await serving(here, backends, listener)
+    (old,) = life.pool.workers
+    clients = [await visit(listener) for _ in range(5)]
+    connect, hanging = relief._connect, []
+
+    def frozen(old: Worker, new: Worker) -> Any:
+        freeze(new)
+        hanging.append(new)
+        return connect(old, new)
+
+    monkeypatch.setattr(relief, "_connect", frozen)
+    monkeypatch.setattr(relief, "TIMEOUT", 0.5)
+    with pytest.raises(UpgradeError, match="died, or did not answer"):
+        await relieve(life)
+    assert not procfs.is_running(hanging[0].identity)
+    assert {await client.ask() for client in clients} == {b"one"}
+    assert await greeted_by(listener, 3) == {b"one"}
+    assert life.pool.workers == [old]
+    for client in clients:
+        await client.close()
+
+
+async def test_when_the_old_worker_is_killed_on_the_way_the_new_one_serves_all_who_come(
+    here: Lives, backends: Backends, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it had not given is lost with it, as with any worker that is killed; nobody else notices."""
+    life = await serving(here, backends, listener)
+    (old,) = life.pool.workers
+    clients = [await visit(listener) for _ in range(5)]
+    connect = relief._connect
+
+    def struck(old: Worker, new: Worker) -> Any:
+        freeze(old)
+        outcome = connect(old, new)
+        old.process.kill()
+        return outcome
+
+    monkeypatch.setattr(relief, "_connect", struck)
+    relieved = await relieve(life)
+    await gone(old)
+    assert relieved.carried == 0
+    assert [each.pid for each in life.pool.workers] == [relieved.new]
+    assert await greeted_by(listener, 3) == {b"one"}
+    for client in clients:
+        with pytest.raises((trio.BrokenResourceError, AssertionError)):
+            assert await client.ask(), "closed"
+        await client.close()
+
+
+async def test_when_both_die_on_the_way_the_place_is_filled_again(
+    here: Lives, backends: Backends, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life = await serving(here, backends, listener)
+    (old,) = life.pool.workers
+    connect = relief._connect
+
+    def struck(old: Worker, new: Worker) -> Any:
+        outcome = connect(old, new)
+        for each in (old, new):
+            os.kill(each.pid, signal.SIGKILL)
+        return outcome
+
+    monkeypatch.setattr(relief, "_connect", struck)
+    with pytest.raises(UpgradeError):
+        await relieve(life)
+    await gone(old)
+    assert await greeted_by(listener, 3) == {b"one"}
+    await until(lambda: life.pool.workers == [life.pool.holder(0)] != [old])
+
+
+async def test_a_new_worker_that_does_not_get_ready_costs_nothing(
+    here: Lives, backends: Backends, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life = await serving(here, backends, listener)
+    (old,) = life.pool.workers
+    client = await visit(listener)
+    monkeypatch.setattr("proxy.control.worker._COMMAND", ("false",))
+    with pytest.raises(Exception, match="did not get ready"):
+        await relieve(life)
+    assert life.pool.workers == [old]
+    assert (await client.ask(), await greeted_by(listener)) == (b"one", {b"one"})
+    await client.close()
+
+
+# A worker too many.
+
+
+async def test_a_worker_too_many_gives_its_connections_to_one_that_has_a_place(
+    here: Lives, backends: Backends, listener: socket.socket
+) -> None:
+    """As after a crash in the middle of an upgrade, or with fewer workers in the config."""
+    first = await serving(here, backends, listener, 2)
+    clients = [await visit(listener) for _ in range(12)]
+    await first.crash()
+    second = await here.begin(1, await here.find())
+    await second.pool.add(route(1, await backends.start(b"one")), {"a": listener})
+    (surplus,) = second.pool.surplus
+    place = second.pool.holder(0)
+    assert place
+    await second.pool.refresh()
+    own = second.pool.traffic.connections(place)
+    with trio.fail_after(PATIENCE):
+        relieved = await relief.hand_over(second.pool, surplus, place, second.nursery, PATIENCE)
+    await gone(surplus)
+    assert (relieved.carried, relieved.new) == (12 - own, place.pid)
+    assert second.pool.workers == [place]
+    assert second.pool.surplus == []
+    assert {await client.ask() for client in clients} == {b"one"}
+    assert await greeted_by(listener, 3) == {b"one"}
+    for client in clients:
+        await client.close()
+
+
+async def test_what_cannot_be_carried_is_served_to_its_end_or_to_the_deadline(
+    here: Lives, backends: Backends, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that serves on for some connections is told to leave when its time is over."""
+    life = await serving(here, backends, listener)
+    (old,) = life.pool.workers
+    outcome = relief._outcome
+
+    async def unanswered(pending: Any, patience: float) -> wire.Ack | None:
+        return None if patience == 0.2 else await outcome(pending, patience)
+
+    monkeypatch.setattr(relief, "_outcome", unanswered)
+    await relieve(life, patience=0.2)
+    await gone(old)
+    assert await greeted_by(listener, 3) == {b"one"}
