@@ -19,11 +19,19 @@ if TYPE_CHECKING:
 
 
 def rehearse(settings: Settings, versions: str) -> None:
-    """Raise UpgradeError if this code could not take over. `versions`: JSON, `{"state": FORMAT, "wire": VERSION}`."""
+    """Raise UpgradeError if this code could not take over.
+
+    `versions`: JSON, `{"state": FORMAT, "wire": VERSION, "state_dir": PATH}`.
+    """
     importlib.import_module("proxy.relay.__main__")  # the workers' part of it
     handed_over = json.loads(versions)
     _expect("state", handed_over["state"], READS)
     _expect("messages between control and workers", handed_over["wire"], wire.READS)
+    if str(settings.state_dir) != handed_over["state_dir"]:
+        raise UpgradeError(
+            f"state_dir was edited: what runs is in {handed_over['state_dir']}, and would not be found",
+            hint="set it back; moving it takes a stop and a start",
+        )
     StateFile.check(settings.state_dir / "state.json")
 
 

@@ -111,10 +111,10 @@ class Upgrade:
                 f"the state cannot be handed over: {trouble}",
                 hint="`proxyctl status` shows the trouble, and what to do",
             )
-        versions = ["--rehearse", json.dumps({"state": FORMAT, "wire": wire.VERSION})]
+        handed_over = {"state": FORMAT, "wire": wire.VERSION, "state_dir": str(app.settings.state_dir)}
         with tempfile.TemporaryFile() as printed:
             process = await reaper.spawn(
-                [*self._command, *versions],
+                [*self._command, "--rehearse", json.dumps(handed_over)],
                 stdin=subprocess.DEVNULL,
                 stdout=printed,
                 stderr=printed,

@@ -5,16 +5,20 @@
     link         the connection from control: requests in, answers out
     service      one service: its policy, its listeners, and the clients that wait
     acceptor     listeners, and when not to accept
-    client       a client that has no backend yet
+    seeker       somebody who wants a connection to a backend
+    client       one of them: a client that has no backend yet
     attempt      one attempt to connect to an endpoint
     connection   a client and its backend: two sides, and the bytes between them
     engine       the event loop that calls all of these
     generation   the connections, endpoints and counters of one generation
     timers       when to call what
+    access_log   a line for each request
+    http         what is different where HTTP/1 is understood
 
 And what takes live connections from one worker to another:
 
     parcel       a connection on its way
+    place        the endpoint and generation it belongs to, by name
     packing      what can be packed, and who packs and unpacks it
     channel      the socket between the two workers
     handover     giver and taker: who has what when, whatever dies

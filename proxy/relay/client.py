@@ -11,8 +11,8 @@ from proxy.logs import facts
 from proxy.relay.attempt import Attempt
 from proxy.relay.connection import reset_on_close
 from proxy.relay.engine import GONE, READ_ON, STREAM_OUT
-from proxy.relay.http.place import find_place, place_of
 from proxy.relay.parcel import MOMENT, Parcel
+from proxy.relay.place import find_place, place_of
 from proxy.relay.seeker import Seeker
 
 if TYPE_CHECKING:

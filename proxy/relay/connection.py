@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 from proxy.core.address import Address
 from proxy.logs import facts
 from proxy.relay.engine import BUFFER, READ_ON, STREAM, STREAM_OUT
-from proxy.relay.http.place import find_place, place_of
 from proxy.relay.parcel import MOMENT, Parcel
+from proxy.relay.place import find_place, place_of
 
 if TYPE_CHECKING:
     import _socket

@@ -36,8 +36,8 @@ def settings(tmp_path: Path) -> Settings:
     return settings
 
 
-def versions(**changed: Any) -> str:
-    return json.dumps({"state": FORMAT, "wire": wire.VERSION, **changed})
+def handed_over(settings: Settings, **changed: Any) -> str:
+    return json.dumps({"state": FORMAT, "wire": wire.VERSION, "state_dir": str(settings.state_dir), **changed})
 
 
 def files(settings: Settings) -> dict[str, bytes]:
@@ -46,13 +46,13 @@ def files(settings: Settings) -> dict[str, bytes]:
 
 def test_code_that_can_go_on_from_here_says_nothing(settings: Settings) -> None:
     before = files(settings)
-    rehearse(settings, versions())
+    rehearse(settings, handed_over(settings))
     assert files(settings) == before
 
 
 def test_a_state_folder_without_a_state_is_fine(settings: Settings) -> None:
     (settings.state_dir / "state.json").unlink()
-    rehearse(settings, versions())
+    rehearse(settings, handed_over(settings))
     assert files(settings) == {}
 
 
@@ -68,9 +68,15 @@ def test_what_it_would_not_understand_is_named_before_anything_is_changed(
 ) -> None:
     before = files(settings)
     with pytest.raises(UpgradeError, match=why) as caught:
-        rehearse(settings, versions(**changed))
+        rehearse(settings, handed_over(settings, **changed))
     assert "smaller steps" in caught.value.hint
     assert files(settings) == before
+
+
+def test_a_state_folder_that_was_moved_in_the_config_is_refused(settings: Settings) -> None:
+    """The new code would look for what runs in the wrong place, find nothing, and begin anew beside it."""
+    with pytest.raises(UpgradeError, match="state_dir was edited"):
+        rehearse(settings, handed_over(settings, state_dir="/elsewhere"))
 
 
 def test_a_state_that_it_cannot_read_is_named_and_left_where_it_is(settings: Settings) -> None:
@@ -78,7 +84,7 @@ def test_a_state_that_it_cannot_read_is_named_and_left_where_it_is(settings: Set
     state.write_bytes(b'{"format": 99}')
     before = files(settings)
     with pytest.raises(UpgradeError, match=r"state\.json cannot be read: format 99, this release reads"):
-        rehearse(settings, versions())
+        rehearse(settings, handed_over(settings))
     assert files(settings) == before
 
 
@@ -91,7 +97,7 @@ def test_a_process_of_its_own_says_by_its_exit_status_whether_it_can_go_on(
     done = subprocess.run(
         [
             sys.executable, "-P", "-m", "proxy.main", "--config", str(settings.path),
-            "--rehearse", versions(**changed),
+            "--rehearse", handed_over(settings, **changed),
         ],
         capture_output=True,
         text=True,

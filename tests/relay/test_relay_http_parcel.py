@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from proxy.relay.engine import BUFFER
 from proxy.relay.http.parcel import check, unpack
-from proxy.relay.http.place import place_of
 from proxy.relay.http.reader import NAMES
 from proxy.relay.parcel import Parcel
+from proxy.relay.place import place_of
 from tests.core.http.test_http_conversations import SMALL
 from tests.relay.harness import CHUNKED, CLOSE, GET, OK, POST, chunked, request, reset, response
 from tests.relay.journeys import HTTP, Journey

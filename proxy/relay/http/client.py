@@ -25,12 +25,12 @@ from proxy.logs import facts
 from proxy.relay.connection import IDLE, NOTHING, reset_on_close
 from proxy.relay.engine import STREAM
 from proxy.relay.http.exchange import Exchange
-from proxy.relay.http.place import find_place
 from proxy.relay.http.reader import BUSY, CLOSED, FLUSHING, HEAD, LINGERING, SEEKING, RequestReader
 from proxy.relay.http.search import Search
 from proxy.relay.http.stream import MOMENT
 from proxy.relay.http.tunnel import open_tunnel
 from proxy.relay.http.upstream import Upstream
+from proxy.relay.place import find_place
 
 if TYPE_CHECKING:
     import _socket

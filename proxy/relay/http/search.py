@@ -6,8 +6,8 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from proxy.relay.attempt import Attempt
-from proxy.relay.http.place import find_place, place_of
 from proxy.relay.http.stream import MOMENT
+from proxy.relay.place import find_place, place_of
 from proxy.relay.seeker import Seeker
 
 if TYPE_CHECKING:

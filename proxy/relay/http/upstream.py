@@ -18,8 +18,8 @@ from proxy.core.http.messages import Responses
 from proxy.logs import facts
 from proxy.relay.connection import NOTHING, reset_on_close
 from proxy.relay.engine import BUFFER, GONE, READ_ON, STREAM
-from proxy.relay.http.place import place_of
 from proxy.relay.http.stream import Stream
+from proxy.relay.place import place_of
 
 if TYPE_CHECKING:
     import _socket
