@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from proxy.control.inherited import Inherited
     from proxy.control.operation import Operation
     from proxy.control.running import Running
+    from proxy.control.state import State
     from proxy.core.requests import SwapRequest
 
 Json = dict[str, Any]
@@ -208,7 +209,8 @@ class App:
             log.warning("the config of before cannot be compared", extra=facts(reason=error.message))
             self._take_given_config()
             return
-        self.settings = given.settings.model_copy(update={"services": earlier.services})
+        added = {name: each for name, each in given.settings.services.items() if _runs(state, name)}
+        self.settings = given.settings.model_copy(update={"services": {**added, **earlier.services}})
 
     def _take_given_config(self) -> None:
         self.settings, self.deps.state.state.config = self._examined.settings, self._examined.text
@@ -471,3 +473,8 @@ class App:
 
     def _sample(self) -> Sample:
         return sample.take(self.services.values(), self.deps, handover_pause=self._upgrade.pause)
+
+
+def _runs(state: State, service: str) -> bool:
+    """Whether a service was started, as far as is known: a reload that was not through may have added it."""
+    return bool(state.services.get(service, ServiceRecord()).generations)

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 PATIENCE = 30.0
 
 
-# Outgoing connections take their ports from above, and backends of the proxy from between.
-_PORTS = range(10000, 20000)
+# Outgoing connections take their ports from above, and backends of the proxy from between. Each process of a parallel
+# run (pytest-xdist) has every eighth of these, so that no two of them try the same one at the same moment.
+_PORTS = range(10000 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 8, 20000, 8)
 _given: set[int] = set()
 
 

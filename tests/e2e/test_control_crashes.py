@@ -40,6 +40,11 @@ DRAINED = ["closed", "before-stop", "stopped", "before-history", "history-writte
 AROUND_THE_SWITCH = ["before-switch", "hold-sent-to-one", "held", "decided", "route-sent-to-one", "switched"]
 
 
+def some(points: list[Any], *chosen: int) -> list[Any]:
+    """Those with these indexes, unless CRASHES_FULL=1 asks for all: the others differ little from one of them."""
+    return points if os.environ.get("CRASHES_FULL") else [points[index] for index in chosen]
+
+
 @dataclass
 class World:
     """The proxy of this module, under load from all sides."""
@@ -99,17 +104,19 @@ def test_every_point_names_a_function_that_exists() -> None:
         resolve(point.target)
 
 
-@pytest.mark.parametrize("point", BEGUN + STARTING + SWITCHED + DRAINED)
+@pytest.mark.parametrize(
+    "point", BEGUN + some(STARTING, 0, 2, 3, 5, 7, 8, 9, 11) + some(SWITCHED, 0, 1, 3, 4, 6, 7) + DRAINED
+)
 def test_in_a_swap(world: World, point: str) -> None:
     _die_in_a_swap(world, "web", point)
 
 
-@pytest.mark.parametrize("point", AROUND_THE_SWITCH)
+@pytest.mark.parametrize("point", some(AROUND_THE_SWITCH, 2, 4))
 def test_in_a_swap_of_a_service_that_understands_requests(world: World, point: str) -> None:
     _die_in_a_swap(world, "site", point)
 
 
-@pytest.mark.parametrize("point", AROUND_THE_SWITCH)
+@pytest.mark.parametrize("point", some(AROUND_THE_SWITCH, 2, 3))
 def test_in_a_restart(world: World, point: str) -> None:
     version = world.proxy.active()["version"]
     _die_in_a_swap(world, "web", point, verb="restart", version=version)
@@ -200,7 +207,7 @@ def _assert_works(world: World, service: str) -> None:
     assert fetch(world.ports[service]).startswith(f"{to} {result['generation']} ")
 
 
-@pytest.mark.parametrize("point", AROUND_THE_SWITCH)
+@pytest.mark.parametrize("point", some(AROUND_THE_SWITCH, 1, 3))
 def test_in_a_rollback_to_a_warm_generation(world: World, point: str) -> None:
     proxy, port = world.proxy, world.ports["cellar"]
     if len(proxy.service("cellar")["generations"]) < 2:
@@ -232,11 +239,12 @@ def test_in_a_rollback_to_a_warm_generation(world: World, point: str) -> None:
     assert result["phases"]["start"] == 0, "it is warm still"
 
 
-@pytest.mark.parametrize("point", ["bake-begins", "baking", "switch-on-file"])
+@pytest.mark.parametrize("point", some(["bake-begins", "baking", "switch-on-file"], 1))
 def test_in_the_bake_time_of_a_version_that_is_well(world: World, point: str) -> None:
     """It goes on for the rest of its time; another swap ends it."""
     proxy, port = world.proxy, world.ports["oven"]
     order, before, workers = world.order(point, "oven"), proxy.history("oven"), proxy.workers()
+    (old,) = (each["id"] for each in proxy.service("oven")["generations"] if each["state"] == "active")
     with Calm(port, 4) as load:
         proxy.die_in(order, "swap", version=order.version)
         assert serving(port, workers) == order.generation
@@ -245,7 +253,7 @@ def test_in_the_bake_time_of_a_version_that_is_well(world: World, point: str) ->
         load.stop()
         assert not load.errors
     generations = {each["state"]: each["id"] for each in proxy.service("oven")["generations"]}
-    assert generations == {"active": order.generation, "draining": order.generation - 1}
+    assert generations == {"active": order.generation, "draining": old}
     assert proxy.history("oven") == before, "it is not over"
     proxy.begin("swap", "oven", version=world.other("oven"))
     entry = eventually(lambda: proxy.history("oven")[len(before) :], what="the first one has ended")[0]
@@ -255,10 +263,10 @@ def test_in_the_bake_time_of_a_version_that_is_well(world: World, point: str) ->
 
 @pytest.mark.parametrize(
     ("point", "is_back"),
-    [
+    some([
         ("before-undo", False), ("before-switch", False), ("held", False), ("decided", True),
         ("route-sent-to-one", True), ("undone", True), ("before-history", True), ("history-written", True),
-    ],
+    ], 2, 4, 7),
 )  # fmt: skip
 def test_in_going_back_from_a_version_that_fell_over(world: World, point: str, is_back: bool) -> None:
     """Died before the way back, the next control finds the same trouble, and goes back itself."""
@@ -301,7 +309,7 @@ def _go_back(world: World) -> None:
     eventually(lambda: len(proxy.service("oven")["generations"]) == 1, what="the one that fell over is gone")
 
 
-@pytest.mark.parametrize("point", ["before-pause", "pause-sent-to-one", "paused", "pause-not-on-file"])
+@pytest.mark.parametrize("point", some(["before-pause", "pause-sent-to-one", "paused", "pause-not-on-file"], 1, 3))
 def test_in_a_pause(world: World, point: str) -> None:
     """A pause that nobody was told to have begun may be one, or not: but all workers are of one mind, and it ends."""
     proxy, port = world.proxy, world.ports["web"]
@@ -327,7 +335,8 @@ def test_in_a_pause(world: World, point: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "point", ["reload-begins", "reload-binds", "reload-reconfigures", "reload-listens", "reload-adds", "reloaded"]
+    "point",
+    some(["reload-begins", "reload-binds", "reload-reconfigures", "reload-listens", "reload-adds", "reloaded"], 3, 5),
 )
 def test_in_a_reload(tmp_path: Path, point: str) -> None:
     """What was not applied is applied by the next start: it is in the file."""
@@ -357,7 +366,8 @@ def test_in_a_reload(tmp_path: Path, point: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "point", ["close-begins", "deaf", "ended", "deadline", "closed", "before-stop", "stopped", "service-closed"]
+    "point",
+    some(["close-begins", "deaf", "ended", "deadline", "closed", "before-stop", "stopped", "service-closed"], 1, 4),
 )
 def test_in_a_stop(tmp_path: Path, point: str) -> None:
     """Then `run` again means what it says: it serves, whatever the stop had got to; nothing of before is left over."""
@@ -386,8 +396,8 @@ def test_in_a_stop(tmp_path: Path, point: str) -> None:
 
 @pytest.mark.parametrize(
     "point",
-    ["state-read", "one-worker-found", "workers-found", "judged", "backend-adopted", "workers-told", "service-added",
-     "api-not-served"],
+    some(["state-read", "one-worker-found", "workers-found", "judged", "backend-adopted", "workers-told",
+          "service-added", "api-not-served"], 1, 4, 5),
 )  # fmt: skip
 @pytest.mark.parametrize("amid", ["nothing", "drain"])
 def test_in_taking_over(world: World, point: str, amid: str) -> None:

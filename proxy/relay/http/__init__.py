@@ -9,7 +9,6 @@ What is where:
     client.py           requests, one at a time, and where they go
     upstream.py         a connection to a backend, and the responses that come on it
     search.py           the way to a backend that is not to be had at once
-    place.py            where a request goes, in words that another worker understands
     parcel.py           the way from one worker to another
     tunnel.py           the end of HTTP, when bytes are to be relayed as they are
 """
