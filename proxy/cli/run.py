@@ -67,7 +67,10 @@ def command(config: str | None, log_format: str, log_level: str, access_log: str
     # That lasts over the exec, until there is a handler: as process 1 of a container, it would lose them till then
     # (pid_namespaces(7)).
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    os.execv(sys.executable, arguments)  # noqa: S606 - the same process goes on as the proxy: signals and pid stay right
+    try:
+        os.execv(sys.executable, arguments)  # noqa: S606 - the same process goes on as the proxy: signals and pid stay right
+    finally:  # it did not come to that
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
 def _access_log(given: str) -> Path:

@@ -161,12 +161,9 @@ class App:
         deps.metrics.control_started(found.how)
         for settings in self.settings.services.values():
             self.services[settings.name] = Service(settings, deps)
-        self._bind_all(handed_on)
-        nursery.start_soon(self.manager.run)
-        nursery.start_soon(reaper.run)
-        nursery.start_soon(deps.state.run)
-        nursery.start_soon(deps.history.run)
-        nursery.start_soon(deps.counters.run)
+        self._bind_all(handed_on, is_first=found.how == "first")
+        for background in (self.manager.run, reaper.run, deps.state.run, deps.history.run, deps.counters.run):
+            nursery.start_soon(background)
         nursery.start_soon(clock.watch, deps.troubles)
         nursery.start_soon(partial(output.keep_rotated, deps.state_dir, troubles=deps.troubles))
         deps.pool.on_change = self._remember_workers
@@ -279,13 +276,14 @@ class App:
         self.deps.metrics.forget_service(service.name)
         log.info("service removed", extra=facts(service=service.name))
 
-    def _bind_all(self, handed_on: Inherited) -> None:
+    def _bind_all(self, handed_on: Inherited, *, is_first: bool) -> None:
         try:
             for service in self.services.values():
                 service.bind(handed_on)
         except ProxyError:
-            for service in self.services.values():
-                service.close_listeners()
+            if is_first:  # else there are files of sockets that workers still accept on
+                for service in self.services.values():
+                    service.close_listeners()
             raise
 
     async def _serve_api(self, serve: ServeApi, task_status: trio.TaskStatus[None]) -> None:

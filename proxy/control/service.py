@@ -16,7 +16,6 @@ from proxy.control.operations import Operations
 from proxy.control.previous import Previous
 from proxy.control.recipe import dump_recipe
 from proxy.control.state import ServiceRecord
-from proxy.errors import ProxyError
 from proxy.logs import facts
 
 if TYPE_CHECKING:
@@ -108,16 +107,12 @@ class Service:
             await trio.sleep_forever()
 
     def bind(self, inherited: Inherited) -> None:
-        """Take the public listeners that there are, and open the others. Raises what listeners.bind raises; then none
-        stays open.
+        """Take the public listeners that there are, and open the others. Raises what listeners.bind raises; then those
+        that were opened stay so until `close_listeners`.
         """
         self._activated = inherited.activated
-        try:
-            for address in self.settings.listen:
-                self.listeners[str(address)] = inherited.take(self.name, address) or listeners.bind(address)
-        except ProxyError:
-            self.close_listeners()
-            raise
+        for address in self.settings.listen:
+            self.listeners[str(address)] = inherited.take(self.name, address) or listeners.bind(address)
 
     def close_listeners(self) -> None:
         for address in self.settings.listen:
