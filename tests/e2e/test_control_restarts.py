@@ -169,7 +169,7 @@ def test_a_warm_generation_stays_warm_until_its_time_is_over(tmp_path: Path) -> 
         proxy.crash()
         proxy.start()
         eventually(lambda: not is_alive(second), what="the warm one is stopped")
-        assert 9 < time.monotonic() - warm < 11.5
+        assert 9 < time.monotonic() - warm < 15
         load.wait_for(20)
         load.stop()
         assert not load.errors

@@ -157,3 +157,22 @@ def test_taking_a_listener_never_lets_another_worker_that_has_it_block_in_accept
         listener.setblocking(False)
         with acceptor._copy(listener.fileno()):
             assert not os.get_blocking(listener.fileno())
+
+
+def test_who_connects_does_not_wait_for_a_worker_that_hangs(
+    service: Service, worker: WorkerProcess, tmp_path: Path
+) -> None:
+    """The kernel wakes one of the workers that listen, and it may be the one that does not get to run."""
+    folder = tmp_path / "other"
+    folder.mkdir()
+    with WorkerProcess(folder) as other:
+        service.route()
+        other.control.route("web", 1, service.backend.address)
+        other.control.listen("web", service.public)
+        for hanging in (worker, other):
+            hanging.freeze()
+            for _ in range(3):
+                client, server = service.pair()
+                client.sendall(b"?")
+                assert read(server, 1) == b"?"
+            hanging.thaw()
