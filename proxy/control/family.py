@@ -102,11 +102,15 @@ class Family:
         return await self._scan()
 
     async def _kill(self) -> None:
-        """Return when all have ended. They are stopped first: what is stopped cannot fork, so that also those that
-        multiply are all found.
+        """Return when all have ended. A group is killed in one step. Those who left it are stopped first: what is
+        stopped cannot fork, so that also those that multiply are all found.
         """
         stopped: set[ProcessId] = set()
         while members := await self._scan():
+            # As long as one of its members runs, the number of a group is not given to another (setpgid(2)).
+            for group in {_group(member) for member in members} & self._mains.keys():
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(group, signal.SIGKILL)
             if new := members - stopped:
                 for member in new:
                     _send(member, signal.SIGSTOP)

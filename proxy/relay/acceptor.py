@@ -43,6 +43,9 @@ PASSING = frozenset(
 )
 RETRY = 1.0  # seconds until accepting is tried again when no connection was closed meanwhile
 QUIET = 10.0  # seconds between two warnings
+# Seconds. The kernel wakes one of the workers that wait for a listener, and tells no other (EPOLLEXCLUSIVE). One that
+# is stopped or killed in that very moment was woken for nothing; another one finds who waits when it looks by itself.
+LOOK = 1.0
 
 
 class Admission(Protocol):
@@ -92,6 +95,12 @@ class Gate:
     def reopen(self) -> None:
         self._emptied = None
         self._open()
+
+    def keep_looking(self) -> None:
+        """Look after every listener from time to time, also when no event has told of anything."""
+        for listener in tuple(self.listeners):
+            listener.look()
+        self._engine.at(self._engine.now + LOOK, self.keep_looking)
 
     def _on_retry(self) -> None:
         self._retry = None
@@ -158,6 +167,11 @@ class Listener:
                     break
         self._gate.listeners.discard(self)
         self._sock.close()
+
+    def look(self) -> None:
+        """Accept who is there, though no event has told."""
+        if self._is_watched:
+            self.on_event(0)
 
     def on_event(self, _mask: int) -> None:
         for _ in range(BATCH):

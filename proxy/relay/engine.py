@@ -15,6 +15,7 @@ ready. What the loop keeps to, and why:
 from __future__ import annotations
 
 import logging
+import math
 import select
 import time
 from collections import deque
@@ -33,9 +34,6 @@ log = logging.getLogger(__name__)
 LINGER = 0.002
 TURN = 0.005
 EVENTS = 128  # per poll
-# Seconds. A listener wakes one of the workers that wait for it (EPOLLEXCLUSIVE). One that is stopped or killed in that
-# very moment has been woken for nothing; another one finds the connection when it looks by itself.
-LOOK = 1.0
 BUFFER = 128 * 1024
 SERVED = 8  # readers of the ready list between two polls
 READS = 2  # buffers for each of them
@@ -139,9 +137,9 @@ class Engine:
                     back = time.monotonic() + TURN
 
     async def _wait(self) -> None:
-        """Wait in trio for an event or for the next timer, but not for long."""
+        """Wait in trio for an event or for the next timer."""
         due = self._timers.next
-        self._waiting = trio.move_on_after(LOOK if due is None else max(0.0, min(LOOK, due - time.monotonic())))
+        self._waiting = trio.move_on_after(math.inf if due is None else max(0.0, due - time.monotonic()))
         with self._waiting:
             await trio.lowlevel.wait_readable(self._epoll.fileno())
 

@@ -48,6 +48,7 @@ class Worker:
 
     async def run(self) -> None:
         """Relay until control says Exit, or SIGTERM arrives while there is no control."""
+        self._gate.keep_looking()
         with trio.open_signal_receiver(*SIGNALS) as signals:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._heed, signals)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.client
+import json
 import os
 import signal
 import socket
@@ -50,10 +51,22 @@ class Mortal(Proxy):
             self.wait_ready()
 
     def crash(self) -> None:
-        """Kill control, here and now."""
+        """Kill control, once what has happened is on file."""
         assert self.process
+        eventually(self._is_on_file, what="the state is on file")
         self.process.send_signal(signal.SIGKILL)
         self.wait_crash()
+
+    def _is_on_file(self) -> bool:
+        file = json.loads((self.state_dir / "state.json").read_text())["services"]
+        return all(
+            {each["id"]: (each["state"], len(each["replicas"])) for each in shown["generations"]}
+            == {
+                each["id"]: (each["state"], len(each["backends"]) or len(each["recipe"].get("address", ())))
+                for each in file[name]["generations"]
+            }
+            for name, shown in self.status()["services"].items()
+        )
 
     def wait_crash(self) -> None:
         """Wait until control has died as it was told to."""

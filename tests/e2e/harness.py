@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import select
 import signal
 import socket
@@ -182,6 +183,9 @@ class Proxy:
             connection.sendall(f"{head}Content-Length: {len(payload)}\r\n\r\n".encode() + payload)
             answer = b"".join(iter(lambda: connection.recv(65536), b""))
         head_text, _, content = answer.partition(b"\r\n\r\n")
+        length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head_text)
+        if length and len(content) < int(length[1]):
+            raise ValueError(f"not a whole answer: {len(content)} bytes of {int(length[1])}")
         return int(head_text.split()[1]), content
 
     def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:

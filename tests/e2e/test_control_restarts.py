@@ -260,6 +260,7 @@ def test_a_backend_that_died_while_control_was_away_is_started_again(tmp_path: P
     port = free_port()
     config = TWO + configs.service(port, v1=configs.backend(replicas=2), keys='connect_timeout = "20s"')
     with Mortal(tmp_path, config) as proxy, Calm(port, 4) as load:
+        eventually(lambda: all(each["healthy"] for each in proxy.active()["replicas"]), what="both are there")
         dead, alive = proxy.pids()
         proxy.crash()
         when = kill(dead)
