@@ -50,10 +50,11 @@ class Mortal(Proxy):
         if wait:
             self.wait_ready()
 
-    def crash(self) -> None:
-        """Kill control, once what has happened is on file."""
+    def crash(self, *, at_once: bool = False) -> None:
+        """Kill control, once what has happened is on file, or whatever it is doing."""
         assert self.process
-        eventually(self._is_on_file, what="the state is on file")
+        if not at_once:
+            eventually(self._is_on_file, what="the state is on file")
         self.process.send_signal(signal.SIGKILL)
         self.wait_crash()
 

@@ -84,10 +84,10 @@ def test_it_can_be_killed_again_and_again_at_any_moment(tmp_path: Path) -> None:
         held.ask()
         before = _view(proxy)
         for _ in range(8):
-            proxy.crash()
+            proxy.crash(at_once=True)
             proxy.start(wait=False)
             time.sleep(moments.uniform(0.3, 1.2))
-        proxy.crash()
+        proxy.crash(at_once=True)
         proxy.start()
         assert held.ask().startswith("v1 1 ")
         load.wait_for(20)

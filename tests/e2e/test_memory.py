@@ -155,12 +155,13 @@ def _took_the_place_of_the_next_state_file(proxy: Proxy) -> bool:
     return True
 
 
-def test_output_that_cannot_be_written_fails_the_swap_and_nothing_else(tmp_path: Path) -> None:
+def test_output_that_cannot_be_written_keeps_no_version_from_serving_and_is_said(tmp_path: Path) -> None:
     port = free_port()
     with Proxy(tmp_path, configs.service(port)) as proxy:
         (proxy.state_dir / "output/web/v2").write_text("in the way")
         result = proxy.begin("swap", version="v2", wait=True)
-        assert result["result"] == "failed"
-        assert "output/web/v2" in result["error"]
-        assert proxy.service()["state"] == "serving"
-        assert fetch(port).startswith("v1 1 ")
+        assert result["result"] == "swapped"
+        assert fetch(port).startswith("v2 2 ")
+        (trouble,) = proxy.status()["proxy"]["trouble"]
+        assert trouble["kind"] == "output"
+        assert "output/web/v2" in trouble["message"]
