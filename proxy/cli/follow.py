@@ -75,7 +75,7 @@ def _come_back(
     def say(passed: float) -> None:
         nonlocal told
         if passed >= _FIRST and not told:
-            view.say(f"no answer; waiting up to {patience:g}s for the proxy to come back")
+            view.say(f"waiting up to {patience:g}s for the control process to come back; connections go on meanwhile")
             told = True
         view.update()
 

@@ -39,6 +39,7 @@ REHEARSAL_TIMEOUT = 20.0
 # Between the exec and the new code's handlers, a signal would end the process; blocked, it waits (execve(2)).
 HELD_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})
 _OUTPUT_LINES = 20
+_SAYS = "proxyctl: "
 _TURNS = 3  # of the event loop, from a signal to what is done about it
 
 
@@ -134,7 +135,7 @@ class Upgrade:
         why = (
             f"the new code did not get ready within {REHEARSAL_TIMEOUT:.0f} s"
             if code == -signal.SIGKILL
-            else f"the new code cannot go on from here: {lines[-1].strip() if lines else f'exit status {code}'}"
+            else f"the new code cannot go on from here: {_reason(lines) or f'exit status {code}'}"
         )
         error = UpgradeError(why, hint="nothing was changed; `proxyctl upgrade` once more when that is mended")
         error.output = tuple(lines)
@@ -250,3 +251,9 @@ class Upgrade:
     def _publish(self, **values: Any) -> None:
         assert self._record is not None  # noqa: S101 - as above
         self._app.deps.bus.publish("upgrade", id=self._record.id, **values)
+
+
+def _reason(lines: Sequence[str]) -> str:
+    """What the new code says itself, behind its name; of a traceback, which it did not expect, the last line."""
+    said = [line.removeprefix(_SAYS) for line in lines if line.startswith(_SAYS)]
+    return said[0] if said else lines[-1].strip() if lines else ""

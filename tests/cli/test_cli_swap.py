@@ -181,7 +181,7 @@ def test_a_proxy_that_dies_is_reported_with_what_is_known(
     proxy.control.swap = dying  # type: ignore[method-assign]
     result = proxyctl("swap", "v2")
     assert result.code == 1
-    assert result.out.endswith("no answer; waiting up to 1.5s for the proxy to come back\n")
+    assert result.out.endswith("waiting up to 1.5s for the control process to come back; connections go on meanwhile\n")
     assert "the proxy went away during the swap: done: start 10ms; under way: health" in result.err
     assert "no proxy answers on" in result.err
 

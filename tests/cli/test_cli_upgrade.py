@@ -176,7 +176,10 @@ def test_new_code_that_never_answers_is_given_up_with_what_is_known_and_what_to_
     after_begin(proxy, proxy.end)
     result = proxyctl("upgrade", *options)
     assert result.code == 1
-    assert "no answer; waiting up to 1.5s for the proxy to come back" in result.out + result.err
+    assert (
+        "waiting up to 1.5s for the control process to come back; connections go on meanwhile"
+        in result.out + result.err
+    )
     assert "upgrade of the proxy from 0.1.0 failed: no answer for 2s (done: check 900ms; under way: exec)" in result.err
     assert "serves on" not in result.err.partition("\n  ")[0], "nobody can know which control process comes"
     assert "workers and backends serve on, and no connection is lost" in result.err

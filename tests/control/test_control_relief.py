@@ -10,8 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from proxy.control import listeners, relief
-from proxy.core.address import Address
+from proxy.control import relief
 from proxy.errors import UpgradeError
 from proxy.kernel import procfs
 from tests.control.pools import (
@@ -22,7 +21,6 @@ from tests.control.pools import (
     Lives,
     freeze,
     greeted_by,
-    lives,
     route,
     thaw,
     until,
@@ -31,29 +29,9 @@ from tests.control.pools import (
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
 
     from proxy import wire
     from proxy.control.worker import Worker
-
-
-@pytest.fixture
-async def here(tmp_path: Path) -> AsyncIterator[Lives]:
-    async with lives(tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-def backends(nursery: trio.Nursery) -> Iterator[Backends]:
-    yield Backends(nursery)
-    nursery.cancel_scope.cancel()
-
-
-@pytest.fixture
-def listener() -> Iterator[socket.socket]:
-    with listeners.bind(Address(host="127.0.0.1", port=0)) as opened:
-        yield opened
 
 
 async def serving(here: Lives, backends: Backends, listener: socket.socket, count: int = 1) -> Life:

@@ -9,8 +9,6 @@ import pytest
 import trio
 
 from proxy import wire
-from proxy.control import listeners
-from proxy.core.address import Address
 from tests.control.pools import (
     PATIENCE,
     SERVICE,
@@ -20,7 +18,6 @@ from tests.control.pools import (
     Lives,
     greeted_by,
     knock,
-    lives,
     route,
     until,
     visit,
@@ -28,8 +25,6 @@ from tests.control.pools import (
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
 
 WORKERS = 3
 
@@ -40,24 +35,6 @@ class CutError(Exception):
 
 Ask = Callable[..., Awaitable[list[wire.Ack]]]
 Story = Callable[[Life, Ask, Any, int], Awaitable[list[wire.Ack]]]
-
-
-@pytest.fixture
-async def here(tmp_path: Path) -> AsyncIterator[Lives]:
-    async with lives(tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-def backends(nursery: trio.Nursery) -> Iterator[Backends]:
-    yield Backends(nursery)
-    nursery.cancel_scope.cancel()
-
-
-@pytest.fixture
-def listener() -> Iterator[socket.socket]:
-    with listeners.bind(Address(host="127.0.0.1", port=0)) as opened:
-        yield opened
 
 
 # Where it ends. `ask` does what the pool does; it is asked twice, first to hold and then to follow the new route.

@@ -11,35 +11,16 @@ import pytest
 import trio
 
 from proxy import __version__, wire
-from proxy.control import listeners, worker
+from proxy.control import worker
 from proxy.control.process import Adopted
 from proxy.control.state import ProcessRecord
-from proxy.core.address import Address
 from proxy.errors import WorkerVersionError
 from proxy.kernel import procfs, unixpath
-from tests.control.pools import SERVICE, Backends, Lives, freeze, greeted_by, lives, route, thaw, until, visit
+from tests.control.pools import SERVICE, Backends, Lives, freeze, greeted_by, route, thaw, until, visit
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
-
-
-@pytest.fixture
-async def here(tmp_path: Path) -> AsyncIterator[Lives]:
-    async with lives(tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-def backends(nursery: trio.Nursery) -> Iterator[Backends]:
-    yield Backends(nursery)
-    nursery.cancel_scope.cancel()
-
-
-@pytest.fixture
-def listener() -> Iterator[socket.socket]:
-    with listeners.bind(Address(host="127.0.0.1", port=0)) as opened:
-        yield opened
 
 
 def folder_of(here: Lives) -> list[str]:
