@@ -126,9 +126,11 @@ def test_http_2_with_prior_knowledge_is_passed_through(tmp_path: Path, sites: Si
         assert _output(curl) == "v1 1 HTTP/2"
         with Loop("h2c", Work(url, clients=4, requests=100, pause=0.01, prefix=""), tmp_path) as loop:
             eventually(lambda: sites.proxy.active("nginx_http2")["connections"] == 4, what="its connections are there")
+            loop.hold()  # else a slow start of v2 lets it end before there is anything to drain
             number = sites.begin_swap("nginx_http2")
-            events.wait(operation=number, phase="switch", state="end")
+            events.wait(operation=number, phase="drain", state="begin")
             assert _output(curl) == "v2 2 HTTP/2"
+            loop.go_on()
             tally = loop.tally()
         assert not tally.errors
         assert tally.requests == 400

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -77,6 +78,15 @@ class Loop:
     @property
     def is_running(self) -> bool:
         return any(process.poll() is None for process in self._processes)
+
+    def hold(self) -> None:
+        """Let it do nothing until `go_on`; its connections stay."""
+        for process in self._processes:
+            process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        for process in self._processes:
+            process.send_signal(signal.SIGCONT)
 
     def tally(self) -> Tally:
         """Wait for its end."""
