@@ -2,7 +2,7 @@
 
 What a side goes through, as tcp(7), epoll(7) and the kernel have it:
 
-- *reading*: `forward` is set. Bytes are read into the engine's buffer and sent to the peer at once.
+- *reading*: `is_read` is set. Bytes are read into the engine's buffer and sent to the peer at once.
 - *blocked*: the peer took less than all. The rest is kept in the peer's `pending`, and this side is not read until an
   EPOLLOUT of the peer has flushed it; then reading is resumed explicitly, because the edge is long gone.
 - *eof*: the end of its stream (FIN) was read. Once the peer's `pending` is flushed it is passed on as
@@ -19,8 +19,8 @@ from __future__ import annotations
 import logging
 import socket
 import struct
-from select import EPOLLERR, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
-from socket import MSG_DONTWAIT, MSG_MORE
+from errno import EAGAIN
+from select import EPOLLERR, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
 from typing import TYPE_CHECKING, Any
 
 from proxy.core.address import Address
@@ -28,10 +28,10 @@ from proxy.logs import facts
 from proxy.relay.engine import BUFFER, READ_ON, STREAM, STREAM_OUT
 from proxy.relay.parcel import MOMENT, Parcel
 from proxy.relay.place import find_place, place_of
+from proxy.relay.transfer import MORE, NOBODY, SHORT, handle_of, send
 
 if TYPE_CHECKING:
     import _socket
-    from collections.abc import Callable
 
     from proxy.relay.engine import Engine
     from proxy.relay.generation import Endpoint, Flow, Generation
@@ -44,7 +44,6 @@ IDLE = 1.0  # seconds without a byte, after which closing a connection interrupt
 LAST_WORDS = 5.0  # seconds without a byte that a side which was reset leaves its peer to read what it had sent before
 RESET = struct.pack("ii", 1, 0)  # struct linger: with a time of 0, close sends RST and drops what is unsent
 NOTHING = memoryview(b"")
-AWAITING_MORE = MSG_DONTWAIT | MSG_MORE
 _FLAGS = ("eof", "has_fin", "is_broken", "reads_on", "watches_out")  # of a side; all are false at first
 
 
@@ -56,29 +55,31 @@ class Side:
     """One of the two sockets, and the state of the stream that is read from it."""
 
     __slots__ = (
-        "_receive",
         "connection",
         "engine",
         "eof",
         "fd",
         "flow",
-        "forward",
+        "handle",
         "has_fin",
         "is_broken",
         "is_queued",
+        "is_read",
         "peer",
         "pending",
         "reads_on",
-        "send",
         "sock",
         "watches_out",
     )
+
+    __deletable__ = ("peer",)  # for mypyc, which would not allow it otherwise
 
     peer: Side
 
     def __init__(self, sock: _socket.socket, connection: Connection, flow: Flow) -> None:
         self.sock = sock
         self.fd = sock.fileno()
+        self.handle = handle_of(sock)
         self.connection = connection
         self.engine = connection.engine
         self.flow = flow
@@ -89,16 +90,18 @@ class Side:
         self.reads_on = False  # a short read does not mean that there is no more
         self.is_queued = False  # in the ready list
         self.watches_out = False
-        self.send = sock.send
-        self._receive = sock.recv_into
-        self.forward: Callable[[memoryview, int], int] | None = None  # the peer's send, while this side is read
+        self.is_read = True
 
     def on_event(self, mask: int) -> None:
+        if mask == EPOLLIN:  # nearly always
+            if self.is_read and not self.is_queued:
+                self.pump(1)
+            return
         if mask & READ_ON:
             self.read_on(mask & READ_ON)
         if mask & EPOLLOUT and self.pending:
             self.flush()
-        if self.forward is not None:
+        if self.is_read:
             if not self.is_queued and mask & ~EPOLLOUT:
                 self.pump(1)
         elif mask & EPOLLERR:
@@ -125,40 +128,20 @@ class Side:
             self.is_queued = True
             self.engine.ready.append(self)
 
-    def pump(self, reads: int) -> None:  # noqa: C901  # the hot loop; calls would cost
+    def pump(self, reads: int) -> None:
         """Send to the peer what can be read here, at most `reads` buffers."""
-        engine, flow, receive, forward = self.engine, self.flow, self._receive, self.forward
-        if forward is None:
+        if not self.is_read:
             return
-        view = engine.view
+        engine, flow, connection, source = self.engine, self.flow, self.connection, self.handle
+        buffer, sink = engine.buffer, self.peer.handle
         while True:
-            try:
-                size = receive(view, 0, MSG_DONTWAIT)
-            except BlockingIOError:
-                return
-            except OSError:
-                # Reset, or timed out. What came before was read and sent on; the peer learns it the same way.
-                self.connection.abort()
-                return
-            if not size:
-                self.on_eof()
+            # The last bytes wait for the FIN that is read next, and both go as one packet.
+            size = buffer.forward(source, sink, MORE if self.has_fin else 0)
+            if size <= 0:
+                self._stopped(size)
                 return
             flow.received += size
-            self.connection.last = engine.now
-            try:
-                # The last bytes wait for the FIN that is read next, and both go as one packet.
-                sent = forward(view[:size], AWAITING_MORE if self.has_fin and size < BUFFER else MSG_DONTWAIT)
-            except BlockingIOError:
-                sent = 0
-            except OSError:
-                flow.unsent += size
-                self.peer.broke()
-                return
-            if sent < size:
-                flow.unsent += size - sent
-                self.forward = None
-                self.peer.keep(view[sent:size])
-                return
+            connection.last = engine.now
             if size == BUFFER:
                 reads -= 1
                 if not reads:
@@ -166,6 +149,27 @@ class Side:
                     return
             elif not self.reads_on:
                 return
+
+    def _stopped(self, result: int) -> None:
+        """Nothing was read, or not all of it sent: `result` is what transfer.Buffer.forward returned."""
+        if result == SHORT:
+            buffer, flow = self.engine.buffer, self.flow
+            received, sent = buffer.received, buffer.sent
+            flow.received += received
+            self.connection.last = self.engine.now
+            if sent < 0 and sent != -EAGAIN:
+                flow.unsent += received
+                self.peer.broke()
+                return
+            sent = max(sent, 0)
+            flow.unsent += received - sent
+            self.is_read = False
+            self.peer.keep(buffer.view[sent:received])
+        elif not result:
+            self.on_eof()
+        elif result != -EAGAIN:
+            # Reset, or timed out. What came before was read and sent on; the peer learns it the same way.
+            self.connection.abort()
 
     def keep(self, rest: memoryview) -> None:
         """Send these bytes when there is room for them."""
@@ -178,7 +182,7 @@ class Side:
         """There is this to be sent, of what the peer has sent already."""
         if data:
             self.peer.flow.unsent += len(data)
-            self.peer.forward = None
+            self.peer.is_read = False
             self.pending = memoryview(data)
 
     def settle(self) -> None:
@@ -193,12 +197,10 @@ class Side:
     def flush(self) -> None:
         """Send what is pending; when that is all, the peer is read again or its end passed on."""
         peer = self.peer
-        try:
-            sent = self.send(self.pending, MSG_DONTWAIT)
-        except BlockingIOError:
-            return
-        except OSError:
-            self.broke()
+        sent = send(self.handle, self.pending, 0)
+        if sent < 0:
+            if sent != -EAGAIN:
+                self.broke()
             return
         peer.flow.unsent -= sent
         self.connection.last = self.engine.now
@@ -207,7 +209,7 @@ class Side:
             return
         self.pending = NOTHING
         if not peer.eof:
-            peer.forward = self.send
+            peer.is_read = True
             peer.enqueue()
         elif peer.is_broken:
             self.connection.abort()
@@ -217,7 +219,7 @@ class Side:
     def on_eof(self) -> None:
         """Its stream has ended; nothing is pending for the peer, or this side would not have been read."""
         self.eof = True
-        self.forward = None
+        self.is_read = False
         if self.is_broken:
             self.connection.abort()
         else:
@@ -241,12 +243,12 @@ class Side:
         self.is_broken = True
         self.has_fin = False
         self.pending = NOTHING
-        peer.forward = None
+        peer.is_read = False
         if peer.is_broken or (self.eof and not peer.pending):
             self.connection.abort()
             return
         self.connection.watch_idle()
-        if self.forward is not None:  # else it is blocked, and the peer's flush resumes or ends it
+        if self.is_read:  # else it is blocked, and the peer's flush resumes or ends it
             self.reads_on = True
             self.enqueue()
 
@@ -269,29 +271,33 @@ class Side:
         """Read and send from where both sides are. The registration gives an edge for whatever there is already."""
         peer = self.peer
         if self.eof or peer.is_broken or peer.pending:
-            self.forward = None
+            self.is_read = False
         self.engine.watch(self.fd, self, STREAM_OUT if self.watches_out else STREAM)
-        if self.forward is not None and self.reads_on:
+        if self.is_read and self.reads_on:
             self.enqueue()
 
     def detach(self) -> None:
         """Leave the socket to somebody else, open; whoever still holds this side finds nothing left to do."""
-        self.forward = None
+        self.is_read = False
         self.pending = NOTHING
         self.is_broken = True
+        self.handle = NOBODY
         del self.peer
 
     def release(self) -> None:
         """Close the socket; whoever still holds this side finds that there is nothing left to do."""
-        self.forward = None
+        self.is_read = False
         self.pending = NOTHING
         self.is_broken = True
+        self.handle = NOBODY
         del self.peer
         self.engine.close(self.sock)
 
 
 class Connection:
     """A client with a backend. It stays a member of its generation until it is closed."""
+
+    __deletable__ = ("client", "backend")  # as above
 
     __slots__ = ("_accepted", "_timer", "backend", "client", "endpoint", "engine", "generation", "last", "service")
 
@@ -311,7 +317,6 @@ class Connection:
         self.client = Side(client, self, generation.upstream)
         self.backend = Side(backend, self, generation.downstream)
         self.client.peer, self.backend.peer = self.backend, self.client
-        self.client.forward, self.backend.forward = self.backend.send, self.client.send
         self.last = self.engine.now
         self._accepted = accepted
         self._timer: Timer | None = None

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from proxy.relay.timers import Timer, Timers
+from proxy.relay.transfer import Buffer
 
 if TYPE_CHECKING:
     import _socket
@@ -81,7 +82,7 @@ class Engine:
         self._waiting = trio.CancelScope()
         self.ready: deque[Reader] = deque()
         self.now = time.monotonic()
-        self.view = memoryview(bytearray(BUFFER))  # every read of every connection goes through this one
+        self.buffer = Buffer(BUFFER)  # every read of every connection goes through this one
 
     # What others use
 

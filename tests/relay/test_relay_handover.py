@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from proxy import wire
-from proxy.relay.engine import BUFFER
 from tests.relay.handing import SUMS, Couple, Middle, channel, settled, two_workers, works
 from tests.relay.harness import (
     GET,
@@ -216,7 +215,7 @@ def test_full_buffers_are_carried_both_ways(couple: Couple) -> None:
     couple.route()
     pairs = [couple.pair(receive_buffer=4096) for _ in range(5)]
     sent = [(fill(client), fill(server)) for client, server in pairs[:3]]
-    assert couple.total().received_backend - couple.total().sent_client > BUFFER
+    assert couple.total().received_backend - couple.total().sent_client > 0
     for _ in range(3):
         couple.move()
     for (up, down), (client, server) in zip(sent, pairs, strict=False):

@@ -31,6 +31,7 @@ from proxy.relay.http.stream import MOMENT
 from proxy.relay.http.tunnel import open_tunnel
 from proxy.relay.http.upstream import Upstream
 from proxy.relay.place import find_place
+from proxy.relay.transfer import NOBODY
 
 if TYPE_CHECKING:
     import _socket
@@ -480,6 +481,7 @@ class HttpClient(RequestReader):
     def _become_tunnel(self, upstream: Upstream, to_client: bytes, to_backend: bytes) -> None:
         self.cancel_timers()
         self._state = CLOSED
+        self.handle = NOBODY
         self.service.http_clients.discard(self)
         open_tunnel(self, upstream, to_client, to_backend)
 
@@ -691,6 +693,7 @@ class HttpClient(RequestReader):
         search, self._search = self._search, None
         if search is not None:
             search.withdraw()
+        self.handle = NOBODY
         self.pending = NOTHING
         self.engine.close(self.sock)
         self.service.http_clients.discard(self)

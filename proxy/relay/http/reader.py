@@ -6,6 +6,7 @@ of a body while the backend has not taken what it got.
 
 from __future__ import annotations
 
+from errno import EAGAIN
 from select import EPOLLIN, EPOLLOUT, EPOLLRDHUP
 from socket import MSG_DONTWAIT, MSG_PEEK
 from typing import TYPE_CHECKING, Any, Final
@@ -86,24 +87,21 @@ class RequestReader(ClientSocket):
 
     def _pump(self, reads: int) -> None:
         """Read, at most `reads` buffers."""
-        receive, view = self.receive, self.engine.view
+        buffer = self.engine.buffer
         self._unread = False
         while True:
-            try:
-                size = receive(view, 0, MSG_DONTWAIT)
-            except BlockingIOError:
-                return
-            except OSError:
-                self.gone()
-                return
-            if not size:
-                self._on_end()
+            size = buffer.receive(self.handle)
+            if size <= 0:
+                if not size:
+                    self._on_end()
+                elif size != -EAGAIN:
+                    self.gone()
                 return
             self.last = self.engine.now
-            if size <= SMALL and self._state == HEAD and self._ask_at_once(bytes(view[:size])):
+            if size <= SMALL and self._state == HEAD and self._ask_at_once(buffer.take(size)):
                 self._unread = self.reads_on
                 return
-            if not self._take(view[:size]):
+            if not self._take(buffer.view[:size]):
                 self._unread = self._unread or size == BUFFER or self.reads_on
                 return
             if size == BUFFER:
@@ -165,15 +163,18 @@ class RequestReader(ClientSocket):
 
     def _skip_body(self) -> None:
         """Read what has come of a body that nobody wants; many clients send it right behind the head."""
-        view, requests = self.engine.view, self._requests
+        buffer, requests = self.engine.buffer, self._requests
+        size = buffer.receive(self.handle)
+        if size < 0:
+            return
+        view = buffer.view[:size]
         try:
-            size = self.receive(view, 0, MSG_DONTWAIT)
-            taken = requests.take(view[:size])
-        except (OSError, HeadError):
+            taken = requests.take(view)
+        except HeadError:
             return
         self._unread = self._unread or size == BUFFER
         if taken < size:
-            self._behind = bytes(view[taken:size])
+            self._behind = bytes(view[taken:])
 
     def _on_end(self) -> None:
         """The client has closed its side, or both."""

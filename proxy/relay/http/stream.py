@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from socket import MSG_DONTWAIT
+from errno import EAGAIN
 from typing import TYPE_CHECKING, Any
 
 from proxy.core.http.body import bytes_of
 from proxy.relay.connection import NOTHING
 from proxy.relay.engine import STREAM, STREAM_OUT
+from proxy.relay.transfer import NOBODY, handle_of, send
 
 if TYPE_CHECKING:
     import _socket
@@ -25,10 +26,9 @@ class Stream:
         "_is_queued",
         "engine",
         "fd",
+        "handle",
         "pending",
         "reads_on",
-        "receive",
-        "send",
         "sock",
         "watches_out",
     )
@@ -37,8 +37,7 @@ class Stream:
         self.engine = engine
         self.sock = sock
         self.fd = sock.fileno()
-        self.send = sock.send
-        self.receive = sock.recv_into
+        self.handle = handle_of(sock)
         self.pending = NOTHING
         self.reads_on = False
         self.watches_out = False
@@ -46,9 +45,10 @@ class Stream:
 
     def give(self, data: bytes | memoryview) -> int:
         """Send, and keep what there is no room for; return how much went. Raises OSError if nothing could."""
-        try:
-            sent = self.send(data, MSG_DONTWAIT)
-        except BlockingIOError:
+        sent = send(self.handle, data, 0)
+        if sent < 0:
+            if sent != -EAGAIN:
+                raise OSError(-sent, "cannot send")
             sent = 0
         if sent < len(data):
             self.hold(data[sent:])
@@ -63,9 +63,10 @@ class Stream:
 
     def give_pending(self) -> int:
         """Send what is pending, as far as there is room; return how much went. Raises OSError if nothing could."""
-        try:
-            sent = self.send(self.pending, MSG_DONTWAIT)
-        except BlockingIOError:
+        sent = send(self.handle, self.pending, 0)
+        if sent < 0:
+            if sent != -EAGAIN:
+                raise OSError(-sent, "cannot send")
             return 0
         self.pending = self.pending[sent:] or NOTHING
         return sent
@@ -94,6 +95,7 @@ class Stream:
     def detach(self) -> None:
         """Leave the socket to somebody else, open; whoever still holds this one finds nothing left to do."""
         self.engine.unwatch(self.fd)
+        self.handle = NOBODY
         self.pending = NOTHING
 
     # What is made of it

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import socket
 from contextlib import suppress
+from errno import EAGAIN
 from select import EPOLLIN, EPOLLOUT
 from socket import MSG_DONTWAIT, MSG_PEEK
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from proxy.relay.connection import NOTHING, reset_on_close
 from proxy.relay.engine import BUFFER, GONE, READ_ON, STREAM
 from proxy.relay.http.stream import Stream
 from proxy.relay.place import place_of
+from proxy.relay.transfer import NOBODY, send
 
 if TYPE_CHECKING:
     import _socket
@@ -198,29 +200,24 @@ class Upstream(Stream):
 
     # Responses
 
-    def _pump(self, reads: int) -> None:  # noqa: C901  # the hot loop; calls would cost
+    def _pump(self, reads: int) -> None:  # the hot loop; calls would cost
         """Read, at most `reads` buffers."""
-        receive, view = self.receive, self.engine.view
+        buffer = self.engine.buffer
         while True:
-            try:
-                size = receive(view, 0, MSG_DONTWAIT)
-            except BlockingIOError:
-                return
-            except OSError:
-                self._lost(was_reset=True)
-                return
-            if not size:
-                self._lost(was_reset=False)
+            size = buffer.receive(self.handle)
+            if size <= 0:
+                if size != -EAGAIN:
+                    self._lost(was_reset=size < 0)
                 return
             self.client.last = self.engine.now
-            if size <= SMALL and self._pass_at_once(bytes(view[:size])):
+            if size <= SMALL and self._pass_at_once(buffer.take(size)):
                 if not self.reads_on:
                     return
                 continue
             flow = self.generation.downstream
             flow.received += size
             flow.unsent += size
-            if not self._pass_on(view[:size]):
+            if not self._pass_on(buffer.view[:size]):
                 return
             if size == BUFFER:
                 reads -= 1
@@ -256,13 +253,12 @@ class Upstream(Stream):
             if not head.is_usual or size != end + head.length:
                 return False
             self._known = head
-        try:
-            sent = client.send(text, MSG_DONTWAIT)
-        except BlockingIOError:
+        sent = send(client.handle, text, 0)
+        if sent < 0:
+            if sent != -EAGAIN:
+                client.gone()
+                return True
             sent = 0
-        except OSError:
-            client.gone()
-            return True
         flow = self.generation.downstream
         flow.received += size
         if sent < size:
@@ -410,6 +406,7 @@ class Upstream(Stream):
         """Stop being the client's; the socket stays open, for somebody else."""
         self.settled()
         self.is_gone = True
+        self.handle = NOBODY
         self.pending = NOTHING
 
     def close(self, *, reset: bool) -> None:
