@@ -1,17 +1,18 @@
 """What HTTP connections cost in a relay's memory: 1,000 that are kept and idle, and 1,000 amid a slow head.
 
-    python loadtests/http_memory.py
-    python loadtests/http_memory.py --only proxyctl --connections 4000 --head-bytes 60000
+    python -m loadtests.http_memory
+    python -m loadtests.http_memory --relays proxyctl --connections 4000 --head-bytes 60000
 
-Leaves out HAProxy and nginx where they are not installed; these take at most 3,500 connections here, and heads below
-16 KiB. Idle: each connection has had one response. Slow: each has sent so many bytes of a head, in pieces, and no end.
-Growth of the resident memory (RSS) of the process that holds the connections, each time in a fresh relay; what it
-has freed and keeps for later is in it, the kernel's own memory for sockets is not.
+Leaves out the peers that are not installed; some of them take heads below 16 KiB only. Idle: each connection has had
+one response. Slow: each has sent so many bytes of a head, in pieces, and no end. Growth of the resident memory (RSS) of
+the process that holds the connections, each time in a fresh relay; what it has freed and keeps for later is in it, the
+kernel's own memory for sockets is not.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import selectors
 import socket
 import sys
@@ -22,11 +23,18 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from machine import conditions, raise_descriptor_limit, rss_bytes, unread
-from peers import Kind, Peer, choose, kinds, pattern
+from loadtests.machine import conditions, raise_descriptor_limit, rss_bytes, unread
+from loadtests.model import HTTP, Backends
+from loadtests.options import pattern
+from loadtests.relays import relays
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from loadtests.model import Relay
+
+    # Takes a relay's public port, and what is connected to it.
+    Use = Callable[[int, list[socket.socket]], None]
 
 _MIB = 2**20
 _PATIENCE = 20.0  # less than the time that any of them gives a head
@@ -39,16 +47,17 @@ _FIELD = b"X-Filling: " + b"x" * 87 + b"\r\n"
 def main() -> int:
     options = _options()
     raise_descriptor_limit()
-    chosen = choose([kind for kind in kinds() if "HTTP, 1" in kind.name], options.only)
+    chosen = _chosen(options.relays)
     if not chosen:
+        print(f"--relays {options.relays}: there is none", file=sys.stderr)
         return 2
     print(f"{conditions()}\nMiB; of connections: for each 1,000, measured with {options.connections:,}\n")
     print(f"| relay | worker at rest | kept, idle | {options.head_bytes:,} bytes of a head |")
     print("| --- | ---: | ---: | ---: |")
-    for kind in chosen:
-        rest, kept = _grown(kind, options.connections, _keep)
-        _, slow = _grown(kind, options.connections, lambda peer, opened: _dawdle(peer, opened, options.head_bytes))
-        print(f"| {kind.name} | {rest / _MIB:.1f} | {kept / _MIB:.2f} | {slow / _MIB:.2f} |", flush=True)
+    for relay in chosen:
+        rest, kept = _grown(relay, options.connections, _keep)
+        _, slow = _grown(relay, options.connections, lambda port, opened: _dawdle(port, opened, options.head_bytes))
+        print(f"| {relay.name} | {rest / _MIB:.1f} | {kept / _MIB:.2f} | {slow / _MIB:.2f} |", flush=True)
     return 0
 
 
@@ -56,30 +65,38 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--connections", type=int, default=2000)
     parser.add_argument("--head-bytes", type=int, default=500)
-    parser.add_argument(
-        "--only", metavar="PATTERN", type=pattern, default="", help="relays: a regular expression, found in their names"
-    )
+    parser.add_argument("--relays", default="", type=pattern, metavar="REGEX", help="found in their names")
     return parser.parse_args()
 
 
-def _grown(kind: Kind, count: int, use: Callable[[Peer, list[socket.socket]], None]) -> tuple[int, float]:
+def _chosen(regex: str) -> list[Relay]:
+    """Those for HTTP with one worker that can be had; says what is left out, and why."""
+    named = [each for each in relays() if re.search(regex, each.name, re.IGNORECASE)]
+    asked = [each for each in named if each.protocol == HTTP and each.workers == 1]
+    for each in asked:
+        if each.missing:
+            print(f"left out: {each.name}: {each.missing}", file=sys.stderr)
+    return [each for each in asked if not each.missing]
+
+
+def _grown(relay: Relay, count: int, use: Use) -> tuple[int, float]:
     """A worker's bytes at rest, and how many more for 1,000 connections that are used like this."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="proxyctl-memory-")))
         folder.chmod(0o755)
-        peer = stack.enter_context(kind.start(folder, stack.enter_context(_backend())))
+        backend = stack.enter_context(_backend())
+        running = stack.enter_context(relay.start(folder, Backends(web=backend, bulk=backend, echo=backend)))
+        port = running.ports[backend]
         # What is only allocated once is not the price of a connection.
-        with socket.create_connection(("127.0.0.1", peer.port), _PATIENCE) as first:
-            use(peer, [first])
-        rest = rss_bytes(*peer.workers)
-        opened = [
-            stack.enter_context(socket.create_connection(("127.0.0.1", peer.port), _PATIENCE)) for _ in range(count)
-        ]
-        use(peer, opened)
-        return rest, (rss_bytes(*peer.workers) - rest) / count * 1000
+        with socket.create_connection(("127.0.0.1", port), _PATIENCE) as first:
+            use(port, [first])
+        rest = rss_bytes(*running.workers())
+        opened = [stack.enter_context(socket.create_connection(("127.0.0.1", port), _PATIENCE)) for _ in range(count)]
+        use(port, opened)
+        return rest, (rss_bytes(*running.workers()) - rest) / count * 1000
 
 
-def _keep(_peer: Peer, opened: list[socket.socket]) -> None:
+def _keep(_port: int, opened: list[socket.socket]) -> None:
     """All ask at once, so that each has a backend connection of its own where a relay shares them between requests."""
     for connection in opened:
         connection.sendall(_REQUEST)
@@ -91,7 +108,7 @@ def _keep(_peer: Peer, opened: list[socket.socket]) -> None:
                 raise RuntimeError(f"a connection was closed after {received!r}")
 
 
-def _dawdle(peer: Peer, opened: list[socket.socket], size: int) -> None:
+def _dawdle(port: int, opened: list[socket.socket], size: int) -> None:
     """Send the beginning of a head, in pieces, each read before the next is sent."""
     head = (_REQUEST[:-2] + _FIELD * (size // len(_FIELD) + 1))[:size]
     step = -(-size // _PIECES)
@@ -99,7 +116,7 @@ def _dawdle(peer: Peer, opened: list[socket.socket], size: int) -> None:
         for connection in opened:
             connection.sendall(head[start : start + step])
         deadline = time.monotonic() + _PATIENCE
-        while (state := unread(peer.port))[1]:
+        while (state := unread(port))[1]:
             if time.monotonic() > deadline:
                 raise RuntimeError("the relay does not read what it is sent")
             time.sleep(0.02)

@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import os
 import platform
+import random
 import resource
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+from proxy.kernel.procfs import descendants, identify, is_running, processes
+from proxy.kernel.sock_diag import tcp_listeners
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+ROOT = Path(__file__).parents[1]  # the checkout: what runs as `python -m loadtests.…` has to start here
+
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 _PATIENCE = 15.0
+_HURRY = 5.0  # after it a program is told once more: to some a second SIGTERM means now
+_STEP = 0.01
+_FIRST_PORT = 10_000
 
 
 def find(program: str) -> str | None:
@@ -29,30 +39,100 @@ def find(program: str) -> str | None:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of 127.0.0.1 that nobody listens on, and that no outgoing connection gets before it is used."""
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.randrange(_FIRST_PORT, max(first, 2 * _FIRST_PORT))
+        with socket.socket() as probe, suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+class Cpu(NamedTuple):
+    """Seconds of CPU time, as /proc tells them: in steps of 10 ms."""
+
+    user: float
+    system: float
+
+    @property
+    def total(self) -> float:
+        return self.user + self.system
+
+
+class CpuMeter:
+    """Counts from when it is made. Processes may come and go meanwhile: what has ended by `spent` is not in it."""
+
+    def __init__(self, pids: Callable[[], Iterable[int]]) -> None:
+        """`pids`: whose time is counted, asked again each time; `Running.pids`."""
+        self._pids = pids
+        self._before = {pid: cpu_of(pid) for pid in pids()}
+
+    def spent(self) -> Cpu:
+        user = system = 0.0
+        for pid in self._pids():
+            now, before = cpu_of(pid), self._before.get(pid, Cpu(0.0, 0.0))
+            user += max(0.0, now.user - before.user)
+            system += max(0.0, now.system - before.system)
+        return Cpu(user, system)
+
+
+def cpu_of(pid: int) -> Cpu:
+    """User and system time a process has used so far (proc(5): fields 14 and 15 of stat); nothing if it is gone."""
+    try:
+        user, system = _stat(pid)[11:13]
+    except (FileNotFoundError, ProcessLookupError):
+        return Cpu(0.0, 0.0)
+    return Cpu(int(user) / _TICKS, int(system) / _TICKS)
 
 
 @contextmanager
 def running(command: Sequence[str], *, log: Path, ready: Callable[[], bool]) -> Iterator[int]:
-    """Run a program until the block ends; yields its pid once `ready`. RuntimeError, with its log, if that fails."""
+    """Run a program until the block ends; yields its pid once `ready`. RuntimeError, with its log, if that fails.
+
+    It starts in the checkout's root, in a session of its own: Ctrl-C is for the load test, which then ends it in order.
+    """
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=ROOT, start_new_session=True
+        )
     try:
-        deadline = time.monotonic() + _PATIENCE
-        while not ready():
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{' '.join(command)} does not serve:\n{log.read_text(errors='replace')[-2000:]}")
-            time.sleep(0.02)
+        what = f"{' '.join(command)} does not serve"
+        wait_until(lambda: process.poll() is not None or ready(), what, log)
+        if process.poll() is not None:
+            raise RuntimeError(f"{what}:\n{_tail(log)}")
         yield process.pid
     finally:
+        _end(process)
+
+
+def wait_until(condition: Callable[[], bool], what: str, log: Path | None = None, patience: float = _PATIENCE) -> None:
+    """RuntimeError with `what`, and the end of the log, if it does not come true in time, in seconds."""
+    deadline = time.monotonic() + patience
+    while not condition():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{what}{f' after {patience:g} s'}:\n{_tail(log) if log else ''}")
+        time.sleep(_STEP)
+
+
+def _tail(log: Path) -> str:
+    return log.read_text(errors="replace")[-2000:]
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM; then nothing of it may be left, whatever it thinks about its children."""
+    identities = [identify(pid) for pid in family(process.pid)]
+    for patience in (_HURRY, _PATIENCE):
         process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(_PATIENCE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(patience)
+            break
+    left = [identity for identity in identities if identity and is_running(identity)]
+    for identity in left:
+        with suppress(ProcessLookupError):
+            os.kill(identity.pid, signal.SIGKILL)
+    process.wait()
+    wait_until(lambda: not any(map(is_running, left)), f"{left} do not end by SIGKILL")
 
 
 def answers(port: int) -> bool:
@@ -66,21 +146,23 @@ def answers(port: int) -> bool:
 
 def family(pid: int) -> set[int]:
     """A process and all that descend from it."""
-    parents = {int(entry.name): _parent(entry) for entry in Path("/proc").iterdir() if entry.name.isdigit()}
-    found = {pid}
-    while more := {child for child, parent in parents.items() if parent in found} - found:
-        found |= more
-    return found
-
-
-def cpu_seconds(pids: Iterable[int]) -> float:
-    """User and system time these processes have used so far (proc(5): fields 14 and 15 of stat); 10 ms steps."""
-    return sum(sum(int(ticks) for ticks in _stat(pid)[11:13]) for pid in pids) / _TICKS
+    return descendants(processes(), [pid])
 
 
 def rss_bytes(*pids: int) -> int:
     """Resident memory; what processes share counts in each."""
     return sum(int(_stat(pid)[21]) for pid in pids) * os.sysconf("SC_PAGE_SIZE")
+
+
+def listening(ports: Iterable[int]) -> set[int]:
+    """The inodes of the sockets that listen on these ports."""
+    return {listener.inode for port in ports for listener in tcp_listeners(port)}
+
+
+def descriptor_limit() -> int:
+    """The most descriptors that a process can have here: the hard limit."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if hard == resource.RLIM_INFINITY else hard
 
 
 def raise_descriptor_limit() -> None:
@@ -124,13 +206,6 @@ def version_of(command: Sequence[str]) -> str:
 def _stat(pid: int) -> list[str]:
     """The fields of /proc/PID/stat from the third on; the second, the name, may hold spaces and parentheses."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-
-
-def _parent(entry: Path) -> int:
-    try:
-        return int(_stat(int(entry.name))[1])
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
 
 
 def _lines(path: str) -> list[str]:

@@ -1,7 +1,7 @@
 """What the proxy costs at rest: workers' memory, idle and for each 1,000 idle connections, and the CPU of `status`.
 
-    python loadtests/memory.py
-    python loadtests/memory.py --connections 5000
+    python -m loadtests.memory
+    python -m loadtests.memory --connections 5000
 
 Needs nothing but the proxy. Resident memory (RSS) counts pages that processes share, such as Python's own, in each.
 """
@@ -21,8 +21,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from machine import conditions, family, free_port, raise_descriptor_limit, rss_bytes
-from ours import PROXYCTL, proxy
+from loadtests.machine import conditions, family, free_port, raise_descriptor_limit, rss_bytes
+from loadtests.model import Backends
+from loadtests.proxyctl import PROXYCTL, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +39,8 @@ def main() -> int:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="proxyctl-memory-")))
         backend, arrived = stack.enter_context(_backend())
         port = free_port()
-        ours = proxy(folder, port, backend, workers=options.workers, health="none")
+        backends = Backends(web=backend, bulk=backend, echo=backend)
+        ours = serving(folder, backends, {backend: port}, workers=options.workers, health="none")
         pid, control = stack.enter_context(ours)
         workers = family(pid) - {pid}
         idle = rss_bytes(*workers)
@@ -90,7 +92,10 @@ def _backend() -> Iterator[tuple[int, list[socket.socket]]]:
 
 @contextmanager
 def _opened(port: int, count: int, arrived: list[socket.socket]) -> Iterator[None]:
-    """Open connections that say nothing, and wait until all of them have reached the backend."""
+    """Open connections that say nothing, and wait until all of them have reached the backend.
+
+    In the end both sides are closed: one that stays half open is one that the proxy waits for when it is to stop.
+    """
     target = len(arrived) + count
     with ExitStack() as stack:
         for _ in range(count):
@@ -98,6 +103,8 @@ def _opened(port: int, count: int, arrived: list[socket.socket]) -> Iterator[Non
         while len(arrived) < target:
             time.sleep(0.05)
         yield
+    while arrived:
+        arrived.pop().close()
 
 
 def _status_cpu(control: Path) -> float:

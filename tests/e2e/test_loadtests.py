@@ -2,75 +2,120 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import signal
 import socketserver
 import subprocess
 import sys
 import threading
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 
 from tests.tools import missing, need
 
-FOLDER = Path(__file__).parents[2] / "loadtests"
+ROOT = Path(__file__).parents[2]
+VARIED = ROOT / "loadtests" / "varied.lua"
+SCENARIOS = "kept-32,bulk-down,fixed-30,swap"
+RELAYS = ["direct", "naive TCP", "proxyctl TCP", "nginx stream", "proxyctl HTTP", "HAProxy HTTP"]
 
 
-def run(script: str, *arguments: str) -> str:
-    command = [sys.executable, str(FOLDER / script), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+def started(module: str, *arguments: str, mark: str = "") -> subprocess.Popen[str]:
+    command, environment = [sys.executable, "-m", module, *arguments], os.environ | {"LOADTESTS_MARK": mark}
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def marked(mark: str) -> list[int]:
+    """Processes that were started with this mark, whoever their parents are by now."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if f"LOADTESTS_MARK={mark}\0".encode() in (entry / "environ").read_bytes():
+                found.append(int(entry.name))
+    return found
+
+
+def run(module: str, *arguments: str) -> tuple[str, str]:
+    """What it printed to stdout and stderr."""
+    with started(module, *arguments) as process:
+        output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, output + errors
+    return output, errors
 
 
 def rows(report: str) -> list[list[str]]:
     """The cells of the first table's rows, titles included."""
     first = re.search(r"(?:^\|.*\n)+", report, re.MULTILINE)
     assert first, report
-    lines = [line.strip("| ").split(" | ") for line in first[0].splitlines()]
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in first[0].splitlines()]
     return [lines[0], *lines[2:]]
 
 
-def need_all_for_the_benchmark() -> None:
+def need_all_for_the_load_tests() -> None:
     need("nginx", package="nginx-light")
-    need("curl", package="curl")
     need("wrk", package="wrk")
     need("haproxy", package="haproxy")
     if not Path("/usr/lib/nginx/modules/ngx_stream_module.so").exists():
         missing("nginx has no stream module: apt-get install libnginx-mod-stream")
 
 
-def test_the_benchmark_measures_every_peer_under_every_load() -> None:
-    need_all_for_the_benchmark()
-    # Those with two processes are the same programs with another number.
-    report = run("bench.py", "--quick", "--seconds=0.2", "--only=direct|, 1$")
-    titles, *peers = rows(report)
-    rates = [
-        titles.index(each) for each in ("kept: requests/s", "varied: requests/s", "new connections/s", "bulk MiB/s")
+def test_a_run_measures_relays_side_by_side_and_leaves_a_report_that_can_be_made_again(tmp_path: Path) -> None:
+    need_all_for_the_load_tests()
+    chosen = f"--relays=^({'|'.join(RELAYS)})$"
+    out, folder = f"--out={tmp_path}", tmp_path
+    printed, progress = run("loadtests", "--quick", "--seconds=0.2", f"--scenarios={SCENARIOS}", chosen, out)
+    results = json.loads((folder / "results.json").read_text())
+    assert results["left_out"] == [], progress
+    samples = results["samples"]
+    assert {name: sorted(by_relay) for name, by_relay in samples.items()} == {
+        name: sorted(RELAYS) if name != "swap" else sorted(set(RELAYS) - {"direct", "naive TCP"})
+        for name in SCENARIOS.split(",")
+    }
+    titles, *relays = rows(printed)
+    assert titles[:2] == ["relay", "requests/s"]
+    assert [cells[0] for cells in relays] == RELAYS
+    for name in RELAYS:
+        assert samples["kept-32"][name][0]["rate"] > 0, samples
+    for scenario, name in product(samples, ("proxyctl TCP", "proxyctl HTTP")):
+        assert samples[scenario][name][0]["errors"] == 0, (scenario, samples)
+    assert "round 1 of 1, swap: proxyctl TCP" in progress
+    assert sorted(path.name for path in (folder / "charts").iterdir()) == [
+        f"{name}-{protocol}.svg" for name in ("bulk", "fixed", "kept", "swap") for protocol in ("http", "tcp")
     ]
-    assert [cells[0] for cells in peers] == [
-        "direct",
-        "proxyctl TCP, 1",
-        "HAProxy TCP, 1",
-        "nginx stream, 1",
-        "proxyctl HTTP, 1",
-        "HAProxy HTTP, 1",
-        "nginx HTTP, 1",
-    ]
-    for cells in peers:
-        assert all(int(cells[each].replace(",", "")) > 0 for each in rates), cells
-        assert cells[-1] == "0", cells
-    assert re.findall(r"^\| (proxyctl HTTP, .*? to .*?) \|", report, re.MULTILINE) == [
-        "proxyctl HTTP, 1 to HAProxy HTTP, 1",
-        "proxyctl HTTP, 1 to nginx HTTP, 1",
-        "proxyctl HTTP, 1 to proxyctl TCP, 1",
-    ]
+    report = (folder / "RESULTS.md").read_text()
+    (folder / "RESULTS.md").unlink()
+    again, _ = run("loadtests", f"--report={folder}")
+    assert again == printed
+    assert (folder / "RESULTS.md").read_text() == report
 
 
-def test_a_benchmark_of_some_peers_under_one_load_has_nothing_else() -> None:
-    need_all_for_the_benchmark()
-    titles, *peers = rows(run("bench.py", "--quick", "--seconds=0.1", "--only=direct|^nginx http", "--loads=varied"))
-    assert titles[1:] == ["varied: requests/s", "CPU µs/request", "p50 / p99 µs", "errors"]
-    assert [cells[0] for cells in peers] == ["direct", "nginx HTTP, 1"]
+def test_ctrl_c_writes_what_was_measured_and_ends_all_that_was_started(tmp_path: Path) -> None:
+    need("nginx", package="nginx-light")
+    need("wrk", package="wrk")
+    asked = ["--scenarios=kept-1", "--relays=^(direct|naive TCP)$", "--seconds=1", "--rounds=1000"]
+    with started("loadtests", *asked, f"--out={tmp_path}", mark=str(tmp_path)) as process:
+        assert process.stderr is not None
+        second = (line for line in process.stderr if "round 2" in line)
+        assert next(second, ""), "it has ended before"
+        assert len(marked(str(tmp_path))) > 3, "the servers and the naive relay"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert {len(samples) for samples in results["samples"]["kept-1"].values()} <= {1, 2}
+    assert "interrupted" in results["about"]
+    assert results["left_out"] == []
+    assert marked(str(tmp_path)) == []
+
+
+def test_everything_there_is_can_be_listed() -> None:
+    printed, _ = run("loadtests", "--list")
+    for name in ("kept-1", "kept-1024", "new", "bulk-up", "idle", "fixed-70", "websocket", "swap", *RELAYS):
+        assert re.search(rf"^  {name}( |$)", printed, re.MULTILINE), printed
 
 
 def test_the_varied_load_gives_a_cache_of_parsed_heads_nothing_to_find() -> None:
@@ -93,7 +138,7 @@ def test_the_varied_load_gives_a_cache_of_parsed_heads_nothing_to_find() -> None
         serving = threading.Thread(target=server.serve_forever)
         serving.start()
         url = "http://{}:{}/".format(*server.server_address)
-        command = ["timeout", "--signal=INT", "0.3", wrk, "-t1", "-c2", "-d60s", "-s", str(FOLDER / "varied.lua"), url]
+        command = ["timeout", "--signal=INT", "0.3", wrk, "-t1", "-c2", "-d60s", "-s", str(VARIED), url]
         subprocess.run(command, check=False, stdout=subprocess.DEVNULL, timeout=60)
         server.shutdown()
         serving.join()
@@ -105,7 +150,7 @@ def test_the_varied_load_gives_a_cache_of_parsed_heads_nothing_to_find() -> None
 
 
 def test_the_memory_report_has_every_figure() -> None:
-    report = run("memory.py", "--connections=50", "--status=1")
+    report, _ = run("loadtests.memory", "--connections=50", "--status=1")
     figures = re.findall(r"^(\D+): +([\d.]+) (MiB|ms)", report.replace("1,000 idle", "idle"), re.MULTILINE)
     assert [name for name, _, _ in figures] == [
         "control process",
@@ -115,10 +160,10 @@ def test_the_memory_report_has_every_figure() -> None:
     ]
 
 
-def test_the_memory_report_for_http_has_every_relay() -> None:
+def test_the_memory_report_for_http_has_the_relays_that_were_asked_for() -> None:
     need("nginx", package="nginx-light")
-    need("haproxy", package="haproxy")
-    _, *relays = rows(run("http_memory.py", "--connections=50"))
-    assert [cells[0] for cells in relays] == ["proxyctl HTTP, 1", "HAProxy HTTP, 1", "nginx HTTP, 1"]
+    report, _ = run("loadtests.http_memory", "--connections=50", "--relays=proxyctl|nginx")
+    _, *relays = rows(report)
+    assert [cells[0] for cells in relays] == ["proxyctl HTTP", "nginx HTTP"]
     for cells in relays:
         assert float(cells[1]) > 0, cells

@@ -1,0 +1,34 @@
+"""Small requests on connections that are kept: always the same one, or no two with the same head."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from loadtests.model import Scenario
+from loadtests.scenarios import wrk
+
+_VARIED = Path(__file__).parents[1] / "varied.lua"
+
+
+def kept(connections: int) -> Scenario:
+    """The same small request over and over, on each connection as soon as the last one is answered."""
+    return Scenario(
+        name=f"kept-{connections}",
+        title=f"Small requests, {connections:,} kept connection{'s' if connections > 1 else ''}",
+        columns=wrk.columns("request"),
+        run=wrk.load(connections, "/small"),
+        missing=wrk.missing(),
+        about=f"wrk -t1 -c{connections}: 128 bytes for each request, one at a time on each connection.",
+    )
+
+
+def varied(connections: int) -> Scenario:
+    """Heads as browsers send them: for relays that remember what they have parsed."""
+    return Scenario(
+        name="varied",
+        title=f"No two requests with the same head, {connections:,} kept connections",
+        columns=wrk.columns("request"),
+        run=wrk.load(connections, "/", "-s", str(_VARIED)),
+        missing=wrk.missing(),
+        about=f"wrk -t1 -c{connections} -s varied.lua: path, Referer and Cookie change with every request.",
+    )
