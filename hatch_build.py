@@ -1,6 +1,7 @@
 """Compiles what the relay does for every byte, where that is possible. Without it everything works, somewhat slower.
 
-- `proxy/relay/_transfer.c`: always, if there is a C compiler and Python's headers; it takes a second.
+- `proxy/relay/_transfer.c` and `proxy/core/http/_scan.c`: always, if there is a C compiler and Python's headers; it
+  takes a second or two.
 - The relay's modules themselves, from the same Python source, by mypyc: with PROXYCTL_COMPILE=1 in the environment; it
   takes a minute or two, and then a failure is an error.
 
@@ -22,7 +23,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 _SUFFIX = sysconfig.get_config_var("EXT_SUFFIX") or ".so"
-_TRANSFER = Path("proxy/relay/_transfer.c")
+_SOURCES = (Path("proxy/relay/_transfer.c"), Path("proxy/core/http/_scan.c"))
 MODULES = (
     *(f"proxy/core/http/{name}.py" for name in ("body", "forwarded", "head", "messages", "opening")),
     *(
@@ -64,15 +65,14 @@ class Compiler(BuildHookInterface):  # type: ignore[type-arg]
             return
         root = Path(self.root)
         if version == "editable":
-            self._compile_transfer(root, root / _TRANSFER.parent, is_needed=False)
+            self._compile_sources(root, root, is_needed=False)
             return
-        self._folder = Path(tempfile.mkdtemp(prefix="proxyctl-build-"))
+        self._folder = folder = Path(tempfile.mkdtemp(prefix="proxyctl-build-"))
         is_needed = wanted == _EVERYTHING
-        built = [self._compile_transfer(root, self._folder / _TRANSFER.parent, is_needed=is_needed)]
-        if is_needed:
-            built += _compile_modules(root, self._folder)
-        for path in filter(None, built):
-            build_data["force_include"][str(path)] = str(path.relative_to(self._folder))
+        built = _compile_modules(root, folder) if is_needed else []
+        built += self._compile_sources(root, folder, is_needed=is_needed)
+        for path in built:
+            build_data["force_include"][str(path)] = str(path.relative_to(folder))
             build_data["pure_python"] = False
             build_data["infer_tag"] = True
 
@@ -80,27 +80,34 @@ class Compiler(BuildHookInterface):  # type: ignore[type-arg]
         if folder := getattr(self, "_folder", None):
             shutil.rmtree(folder)
 
-    def _compile_transfer(self, root: Path, folder: Path, *, is_needed: bool) -> Path | None:
+    def _compile_sources(self, root: Path, folder: Path, *, is_needed: bool) -> list[Path]:
         compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
-        folder.mkdir(parents=True, exist_ok=True)
-        target = folder / f"_transfer{_SUFFIX}"
-        include = f"-I{sysconfig.get_path('include')}"
-        aside = target.with_suffix(".new")
-        command = [*compiler, "-O2", "-shared", "-fPIC", include, str(root / _TRANSFER), "-o", str(aside)]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            why = done.stderr if done.returncode else ""
-        except OSError as error:
-            why = str(error)
-        if not why:
-            aside.replace(target)  # in one step: a process that runs may have the old one mapped
-            return target
-        if is_needed:
-            raise RuntimeError(f"{' '.join(command)}\n{why}")
-        self.app.display_warning(
-            f"proxyctl stays in pure Python, since {compiler[0]} cannot compile for it: {why[:300]}"
-        )
-        return None
+        built = []
+        for source in _SOURCES:
+            target = folder / source.with_suffix(_SUFFIX)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not (why := _compile(compiler, root / source, target)):
+                built.append(target)
+            elif is_needed:
+                raise RuntimeError(why)
+            else:
+                self.app.display_warning(f"{source} is not compiled, which costs some speed: {why[:300]}")
+        return built
+
+
+def _compile(compiler: list[str], source: Path, target: Path) -> str:
+    """Return why that failed, or ""."""
+    aside = target.with_suffix(".new")
+    include = f"-I{sysconfig.get_path('include')}"
+    command = [*compiler, "-O2", "-shared", "-fPIC", include, str(source), "-o", str(aside)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        return str(error)
+    if done.returncode:
+        return done.stderr
+    aside.replace(target)  # in one step: a process that runs may have the old one mapped
+    return ""
 
 
 def _wanted() -> str:
@@ -112,10 +119,7 @@ def _compile_modules(root: Path, folder: Path) -> list[Path]:
     ignored = shutil.ignore_patterns("*.so", "__pycache__")
     shutil.copytree(root / "proxy", folder / "proxy", dirs_exist_ok=True, ignore=ignored)
     subprocess.run([sys.executable, str(Path(__file__).absolute())], cwd=folder, check=True)
-    return sorted(
-        {*folder.glob(f"*{_SUFFIX}"), *folder.glob(f"proxy/**/*{_SUFFIX}")}
-        - {folder / _TRANSFER.parent / f"_transfer{_SUFFIX}"}
-    )
+    return sorted({*folder.glob(f"*{_SUFFIX}"), *folder.glob(f"proxy/**/*{_SUFFIX}")})
 
 
 def _run_mypyc() -> None:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from proxy.core.address import Address
 from proxy.logs import facts
-from proxy.relay.engine import BUFFER, READ_ON, STREAM, STREAM_OUT
+from proxy.relay.engine import BUFFER, LARGE, READ_ON, REGAIN, STREAK, STREAM, STREAM_OUT
 from proxy.relay.parcel import MOMENT, Parcel
 from proxy.relay.place import find_place, place_of
 from proxy.relay.transfer import MORE, NOBODY, SHORT, handle_of, send
@@ -65,10 +65,12 @@ class Side:
         "is_broken",
         "is_queued",
         "is_read",
+        "limit",
         "peer",
         "pending",
         "reads_on",
         "sock",
+        "streak",
         "watches_out",
     )
 
@@ -91,6 +93,8 @@ class Side:
         self.is_queued = False  # in the ready list
         self.watches_out = False
         self.is_read = True
+        self.limit = BUFFER  # bytes of a read
+        self.streak = 0  # reads in a row that were as long as that
 
     def on_event(self, mask: int) -> None:
         if mask == EPOLLIN:  # nearly always
@@ -133,18 +137,21 @@ class Side:
         if not self.is_read:
             return
         engine, flow, connection, source = self.engine, self.flow, self.connection, self.handle
-        buffer, sink = engine.buffer, self.peer.handle
+        buffer, sink, limit = engine.buffer, self.peer.handle, self.limit
         while True:
             # The last bytes wait for the FIN that is read next, and both go as one packet.
-            size = buffer.forward(source, sink, MORE if self.has_fin else 0)
+            size = buffer.forward(source, sink, MORE if self.has_fin else 0, limit)
             if size <= 0:
                 self._stopped(size)
                 return
             flow.received += size
             connection.last = engine.now
-            if size == BUFFER:
+            if size == limit:
                 reads -= 1
-                if not reads:
+                self.streak += 1
+                if self.streak == STREAK:
+                    self.limit = LARGE
+                if not reads or limit == LARGE:
                     self.enqueue()
                     return
             elif not self.reads_on:
@@ -164,6 +171,8 @@ class Side:
             sent = max(sent, 0)
             flow.unsent += received - sent
             self.is_read = False
+            self.streak = STREAK - REGAIN if self.limit == LARGE else 0
+            self.limit = BUFFER
             self.peer.keep(buffer.view[sent:received])
         elif not result:
             self.on_eof()

@@ -35,7 +35,13 @@ log = logging.getLogger(__name__)
 LINGER = 0.002
 TURN = 0.005
 EVENTS = 128  # per poll
+# Bytes of a read, and so the most that is kept of a stream whose reader is slow. A reader that takes whatever comes
+# gets more at once, at half the cost: after so many full reads in a row, more than the kernel's own buffers hold. If it once
+# does not take all of that, some more full reads have to show that it was an exception.
 BUFFER = 128 * 1024
+LARGE = 512 * 1024
+STREAK = 128
+REGAIN = 16
 SERVED = 8  # readers of the ready list between two polls
 READS = 2  # buffers for each of them
 
@@ -82,7 +88,7 @@ class Engine:
         self._waiting = trio.CancelScope()
         self.ready: deque[Reader] = deque()
         self.now = time.monotonic()
-        self.buffer = Buffer(BUFFER)  # every read of every connection goes through this one
+        self.buffer = Buffer(LARGE)  # every read of every connection goes through this one
 
     # What others use
 

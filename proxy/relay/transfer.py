@@ -25,7 +25,7 @@ Handle: TypeAlias = Any
 SHORT: Final = -100_000  # no errno
 # As plain integers: to combine the flags that they are in `socket` takes longer than the call that they are for.
 MORE: Final = int(socket.MSG_MORE)
-_VERSION: Final = 1  # of _transfer.c; in a checkout that is worked on, what was compiled may be older
+_VERSION: Final = 2  # of _transfer.c; in a checkout that is worked on, what was compiled may be older
 _AT_ONCE: Final = int(socket.MSG_DONTWAIT)
 
 
@@ -39,27 +39,30 @@ class PlainBuffer:
         self.received = 0  # by the last `forward` that returned SHORT
         self.sent = 0  # of it; below zero an errno
 
-    def receive(self, source: Handle) -> int:
-        """Read into the buffer; return how many bytes, 0 at the end of the stream, or an errno below zero (recv(2))."""
+    def receive(self, source: Handle, limit: int) -> int:
+        """Read into the buffer; return how many bytes, 0 at the end of the stream, or an errno below zero (recv(2)).
+
+        `limit` is the most to read. Raises ValueError for more than there is room for.
+        """
         try:
-            size: int = source.recv_into(self.view, 0, _AT_ONCE)
+            size: int = source.recv_into(self.view, limit, _AT_ONCE)
         except OSError as error:
             return -(error.errno or EINVAL)
         return size
 
-    def forward(self, source: Handle, sink: Handle, flags: int) -> int:
+    def forward(self, source: Handle, sink: Handle, flags: int, limit: int) -> int:
         """Read, and send what was read at once; return as `receive` does, or SHORT if not all of it was sent.
 
-        MORE in `flags` counts only where the read did not fill the buffer.
+        MORE in `flags` counts only where less was read than allowed.
         """
         view = self.view
         try:
-            size: int = source.recv_into(view, 0, _AT_ONCE)
+            size: int = source.recv_into(view, limit, _AT_ONCE)
         except OSError as error:
             return -(error.errno or EINVAL)
         if not size:
             return 0
-        if flags and size == len(view):
+        if flags and size == limit:
             flags &= ~MORE
         try:
             sent: int = sink.send(view[:size], flags | _AT_ONCE)

@@ -62,7 +62,7 @@ def test_what_is_read_is_sent_on_and_counted(kind: Any) -> None:
     with pair() as (client, source), pair() as (sink, backend):
         client.sendall(b"hello")
         arrived(source)
-        assert buffer.forward(kind.handle_of(source), kind.handle_of(sink), 0) == 5
+        assert buffer.forward(kind.handle_of(source), kind.handle_of(sink), 0, SIZE) == 5
         assert backend.recv(100) == b"hello"
 
 
@@ -74,7 +74,9 @@ def test_more_than_a_buffer_takes_several_reads_and_stays_in_order(kind: Any) ->
         received, sizes = b"", []
         while len(received) < len(data):
             arrived(source)
-            sizes.append(buffer.forward(kind.handle_of(source), kind.handle_of(sink), transfer.MORE * (len(sizes) > 1)))
+            sizes.append(
+                buffer.forward(kind.handle_of(source), kind.handle_of(sink), transfer.MORE * (len(sizes) > 1), SIZE)
+            )
             received += backend.recv(sizes[-1], socket.MSG_WAITALL)
     assert received == data
     assert max(sizes) <= SIZE
@@ -84,8 +86,8 @@ def test_nothing_to_read_is_no_exception(kind: Any) -> None:
     buffer = kind.Buffer(SIZE)
     with pair() as (_, source), pair() as (sink, _):
         source.setblocking(True)  # it is not waited for, whatever the socket is set to
-        assert buffer.receive(kind.handle_of(source)) == -errno.EAGAIN
-        assert buffer.forward(kind.handle_of(source), kind.handle_of(sink), 0) == -errno.EAGAIN
+        assert buffer.receive(kind.handle_of(source), SIZE) == -errno.EAGAIN
+        assert buffer.forward(kind.handle_of(source), kind.handle_of(sink), 0, SIZE) == -errno.EAGAIN
 
 
 def test_the_end_of_a_stream_is_zero(kind: Any) -> None:
@@ -94,8 +96,8 @@ def test_the_end_of_a_stream_is_zero(kind: Any) -> None:
         client.shutdown(socket.SHUT_WR)
         source.settimeout(10)
         assert source.recv(1, socket.MSG_PEEK) == b""
-        assert buffer.receive(kind.handle_of(source)) == 0
-        assert buffer.forward(kind.handle_of(source), kind.handle_of(sink), 0) == 0
+        assert buffer.receive(kind.handle_of(source), SIZE) == 0
+        assert buffer.forward(kind.handle_of(source), kind.handle_of(sink), 0, SIZE) == 0
 
 
 def test_a_reset_is_told_apart_from_an_end(kind: Any) -> None:
@@ -104,7 +106,7 @@ def test_a_reset_is_told_apart_from_an_end(kind: Any) -> None:
         reset_on_close(client)  # type: ignore[arg-type]
         client.close()
         source.settimeout(10)
-        assert buffer.forward(kind.handle_of(source), kind.handle_of(sink), 0) == -errno.ECONNRESET
+        assert buffer.forward(kind.handle_of(source), kind.handle_of(sink), 0, SIZE) == -errno.ECONNRESET
 
 
 def test_what_a_full_sink_does_not_take_is_said_and_still_there(kind: Any) -> None:
@@ -117,7 +119,7 @@ def test_what_a_full_sink_does_not_take_is_said_and_still_there(kind: Any) -> No
         assert sent == -errno.EAGAIN
         client.sendall(b"late")
         arrived(source)
-        assert buffer.forward(kind.handle_of(source), kind.handle_of(sink), 0) == transfer.SHORT
+        assert buffer.forward(kind.handle_of(source), kind.handle_of(sink), 0, SIZE) == transfer.SHORT
         assert (buffer.received, max(buffer.sent, 0)) == (4, 0)
         assert bytes(buffer.view[:4]) == buffer.take(4) == b"late"
         backend.settimeout(10)
@@ -136,7 +138,7 @@ def test_a_sink_that_is_gone_says_so_and_ends_nobody(kind: Any) -> None:
         sink.settimeout(10)
         with pytest.raises(ConnectionResetError):
             sink.recv(1)
-        assert buffer.forward(kind.handle_of(source), kind.handle_of(sink), 0) == transfer.SHORT
+        assert buffer.forward(kind.handle_of(source), kind.handle_of(sink), 0, SIZE) == transfer.SHORT
         assert (buffer.received, buffer.sent) == (4, -errno.EPIPE)
 
 
@@ -157,13 +159,13 @@ def test_the_last_bytes_wait_for_what_comes_next_if_asked_to(kind: Any) -> None:
 
 
 @given(data=st.binary(min_size=1, max_size=200), size=st.integers(1, 100))
-def test_no_byte_is_lost_whatever_the_size_of_the_buffer(kind: Any, data: bytes, size: int) -> None:
-    buffer = kind.Buffer(size)
+def test_no_byte_is_lost_however_little_is_read_at_a_time(kind: Any, data: bytes, size: int) -> None:
+    buffer = kind.Buffer(200)
     (client, source), (sink, backend) = socket.socketpair(), socket.socketpair()
     with client, source, sink, backend:
         client.sendall(data)
         moved = 0
-        while (result := buffer.forward(kind.handle_of(source), kind.handle_of(sink), 0)) > 0:
+        while (result := buffer.forward(kind.handle_of(source), kind.handle_of(sink), 0, size)) > 0:
             moved += result
         assert result == -errno.EAGAIN
         assert moved == len(data)
@@ -177,11 +179,17 @@ def test_what_makes_no_sense_is_an_error_and_not_a_crash(kind: Any) -> None:
     with pytest.raises(TypeError):
         kind.Buffer("4096")
     with pytest.raises((TypeError, AttributeError)):
-        kind.Buffer(SIZE).receive("stdin")
+        kind.Buffer(SIZE).receive("stdin", SIZE)
     with pytest.raises((TypeError, AttributeError)):
         kind.send(None, b"", 0)
     with pytest.raises(TypeError):
         kind.Buffer(SIZE).forward()
+    with pair() as (one, _):
+        for limit in (-1, SIZE + 1):
+            with pytest.raises(ValueError, match="buffer"):
+                kind.Buffer(SIZE).receive(kind.handle_of(one), limit)
+            with pytest.raises(ValueError, match="buffer"):
+                kind.Buffer(SIZE).forward(kind.handle_of(one), kind.handle_of(one), 0, limit)
     with pytest.raises(ValueError, match="not so much"):
         kind.Buffer(SIZE).take(SIZE + 1)
 
@@ -189,12 +197,12 @@ def test_what_makes_no_sense_is_an_error_and_not_a_crash(kind: Any) -> None:
 def test_a_closed_connection_never_writes_into_somebody_elses() -> None:
     """Its number may be another's by then; so what is closed goes by NOBODY."""
     buffer = transfer.Buffer(SIZE)
-    assert buffer.receive(transfer.NOBODY) == -errno.EBADF
+    assert buffer.receive(transfer.NOBODY, SIZE) == -errno.EBADF
     assert transfer.send(transfer.NOBODY, b"x", 0) == -errno.EBADF
     with pair() as (client, source):
         client.sendall(b"x")
         arrived(source)
-        assert buffer.forward(transfer.handle_of(source), transfer.NOBODY, 0) == transfer.SHORT
+        assert buffer.forward(transfer.handle_of(source), transfer.NOBODY, 0, SIZE) == transfer.SHORT
         assert buffer.sent == -errno.EBADF
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from proxy.core.http.body import bytes_of
 from proxy.core.http.head import HeadError
 from proxy.core.http.messages import Requests
-from proxy.relay.engine import BUFFER, GONE, READ_ON
+from proxy.relay.engine import BUFFER, GONE, LARGE, READ_ON
 from proxy.relay.http.client_socket import ClientSocket
 from proxy.relay.http.upstream import SMALL, acknowledge
 
@@ -87,10 +87,10 @@ class RequestReader(ClientSocket):
 
     def _pump(self, reads: int) -> None:
         """Read, at most `reads` buffers."""
-        buffer = self.engine.buffer
+        buffer, limit = self.engine.buffer, self.limit
         self._unread = False
         while True:
-            size = buffer.receive(self.handle)
+            size = buffer.receive(self.handle, limit)
             if size <= 0:
                 if not size:
                     self._on_end()
@@ -102,11 +102,13 @@ class RequestReader(ClientSocket):
                 self._unread = self.reads_on
                 return
             if not self._take(buffer.view[:size]):
-                self._unread = self._unread or size == BUFFER or self.reads_on
+                self._unread = self._unread or size == limit or self.reads_on
+                self.blocked()
                 return
-            if size == BUFFER:
+            if size == limit:
                 reads -= 1
-                if not reads:
+                self.filled()
+                if not reads or limit == LARGE:
                     self._unread = True
                     self.enqueue()
                     return
@@ -164,7 +166,7 @@ class RequestReader(ClientSocket):
     def _skip_body(self) -> None:
         """Read what has come of a body that nobody wants; many clients send it right behind the head."""
         buffer, requests = self.engine.buffer, self._requests
-        size = buffer.receive(self.handle)
+        size = buffer.receive(self.handle, BUFFER)
         if size < 0:
             return
         view = buffer.view[:size]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from proxy.core.http.body import bytes_of
 from proxy.relay.connection import NOTHING
-from proxy.relay.engine import STREAM, STREAM_OUT
+from proxy.relay.engine import BUFFER, LARGE, REGAIN, STREAK, STREAM, STREAM_OUT
 from proxy.relay.transfer import NOBODY, handle_of, send
 
 if TYPE_CHECKING:
@@ -27,9 +27,11 @@ class Stream:
         "engine",
         "fd",
         "handle",
+        "limit",
         "pending",
         "reads_on",
         "sock",
+        "streak",
         "watches_out",
     )
 
@@ -42,6 +44,19 @@ class Stream:
         self.reads_on = False
         self.watches_out = False
         self._is_queued = False  # in the ready list
+        self.limit = BUFFER  # bytes of a read
+        self.streak = 0  # reads in a row that were as long as that
+
+    def filled(self) -> None:
+        """A read was as long as it may be: after many of them the next ones may be longer."""
+        self.streak += 1
+        if self.streak == STREAK:
+            self.limit = LARGE
+
+    def blocked(self) -> None:
+        """What was read was not taken at once."""
+        self.streak = STREAK - REGAIN if self.limit == LARGE else 0
+        self.limit = BUFFER
 
     def give(self, data: bytes | memoryview) -> int:
         """Send, and keep what there is no room for; return how much went. Raises OSError if nothing could."""

@@ -18,7 +18,7 @@ from proxy.core.http.head import HeadError, parse_response
 from proxy.core.http.messages import Responses
 from proxy.logs import facts
 from proxy.relay.connection import NOTHING, reset_on_close
-from proxy.relay.engine import BUFFER, GONE, READ_ON, STREAM
+from proxy.relay.engine import GONE, LARGE, READ_ON, STREAM
 from proxy.relay.http.stream import Stream
 from proxy.relay.place import place_of
 from proxy.relay.transfer import NOBODY, send
@@ -200,11 +200,11 @@ class Upstream(Stream):
 
     # Responses
 
-    def _pump(self, reads: int) -> None:  # the hot loop; calls would cost
+    def _pump(self, reads: int) -> None:
         """Read, at most `reads` buffers."""
-        buffer = self.engine.buffer
+        buffer, limit = self.engine.buffer, self.limit
         while True:
-            size = buffer.receive(self.handle)
+            size = buffer.receive(self.handle, limit)
             if size <= 0:
                 if size != -EAGAIN:
                     self._lost(was_reset=size < 0)
@@ -219,9 +219,10 @@ class Upstream(Stream):
             flow.unsent += size
             if not self._pass_on(buffer.view[:size]):
                 return
-            if size == BUFFER:
+            if size == limit:
                 reads -= 1
-                if not reads:
+                self.filled()
+                if not reads or limit == LARGE:
                     self.enqueue()
                     return
             elif not self.reads_on:
@@ -337,6 +338,8 @@ class Upstream(Stream):
     def _wait_for_room(self) -> bool:
         """Return whether to read on, or else wait until the client has taken what it got."""
         self.is_blocked = bool(self.client.pending)
+        if self.is_blocked:
+            self.blocked()
         return not self.is_blocked
 
     def _broke_rules(self, error: HeadError) -> None:

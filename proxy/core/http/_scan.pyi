@@ -1,0 +1,3 @@
+VERSION: int
+
+def scan(raw: bytes, start: int, /) -> dict[bytes, bytes] | None: ...
