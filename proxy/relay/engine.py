@@ -36,8 +36,8 @@ LINGER = 0.002
 TURN = 0.005
 EVENTS = 128  # per poll
 # Bytes of a read, and so the most that is kept of a stream whose reader is slow. A reader that takes whatever comes
-# gets more at once, at half the cost: after so many full reads in a row, more than the kernel's own buffers hold. If it once
-# does not take all of that, some more full reads have to show that it was an exception.
+# gets more at once, at half the cost: after so many full reads in a row, more than the kernel's own buffers hold. If it
+# once does not take all of that, some more full reads have to show that it was an exception.
 BUFFER = 128 * 1024
 LARGE = 512 * 1024
 STREAK = 128
