@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+
+if __name__ == "__main__":
+    gc.disable()  # what is imported below stays: looking through it for garbage is a tenth of a start, and more
+
 import argparse
 import logging
 import sys
@@ -22,6 +27,8 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the proxy until it is told to stop; returns the exit code."""
+    gc.freeze()  # what was imported lives as long as the process: not worth a look in each collection
+    gc.enable()
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(given)
     logs.configure(options.log_format, level=getattr(logging, options.log_level.upper()))

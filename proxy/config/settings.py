@@ -75,9 +75,13 @@ class NotInFile:
 
 
 class Table(BaseModel):
-    """A TOML table: unknown keys are errors, nothing changes after loading."""
+    """A TOML table: unknown keys are errors, nothing changes after loading.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True)
+    The texts below the keys are for schema.py, which looks for them itself: pydantic (`use_attribute_docstrings`) would
+    read this file's source at each start of the proxy.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
 class Admin(Table):

@@ -25,6 +25,13 @@ def test_every_key_of_the_file_is_known_and_no_other(schema: dict[str, Any]) -> 
     assert set(schema["definitions"]) == set(MODELS)
 
 
+def test_every_key_says_what_it_means(schema: dict[str, Any]) -> None:
+    for table in (schema, *schema["definitions"].values()):
+        for key, value in table["properties"].items():
+            if key not in {"services", "versions"} and "$ref" not in value:
+                assert value["description"], key
+
+
 def test_only_what_has_no_default_is_required(schema: dict[str, Any]) -> None:
     assert schema["required"] == ["services"]
     assert schema["definitions"]["Service"]["required"] == ["listen", "active", "versions"]

@@ -5,9 +5,9 @@ from pathlib import Path
 from signal import Signals
 
 import pytest
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from proxy.config import Drain, Health, Http, Service, Settings, Version
+from proxy.config import Drain, Health, Service, Version
 from proxy.config.settings import Admin
 from proxy.core.address import Address
 
@@ -53,14 +53,6 @@ def test_values_given_in_code_are_checked_like_those_of_a_file() -> None:
         Health(type="htpp")  # type: ignore[arg-type]
     with pytest.raises(ValidationError, match="authentication"):
         Admin(listen=Address("0.0.0.0", 80))
-
-
-@pytest.mark.parametrize("model", [Admin, Http, Health, Drain, Version, Service, Settings])
-def test_every_key_says_what_it_means(model: type[BaseModel]) -> None:
-    for key, field in model.model_fields.items():
-        is_table = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-        if key not in {"name", "path", "services", "versions"} and not is_table:
-            assert field.description, key
 
 
 def test_what_control_relies_on_is_typed() -> None:
