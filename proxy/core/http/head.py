@@ -247,13 +247,13 @@ def _glance(raw: bytes) -> ResponseHead | None:
     ends = text.count(b"\r\n")
     place = text.find(b"\r\ncontent-length")
     end = text.find(b"\r", place + 18)
+    if place < 0 or end < 0 or not text.startswith(b": ", place + 16):
+        return None
     length = text[place + 18 : end]
     connection = text.find(b"\r\nconnection")
     closes = connection >= 0 and text.startswith(b": close\r\n", connection + 12)
     if (
-        place < 0
-        or not text.startswith(b": ", place + 16)
-        or not length.isdigit()
+        not length.isdigit()
         or len(length) > 15
         or text.find(b"content-length", end) >= 0
         or text.find(b"transfer-encoding") >= 0
