@@ -1,11 +1,7 @@
-"""Compiles what the relay does for every byte, where that is possible. Without it everything works, somewhat slower.
+"""Compiles what the relay does for every byte, where there is a C compiler and Python's headers.
 
-- `proxy/relay/_transfer.c` and `proxy/core/http/_scan.c`: always, if there is a C compiler and Python's headers; it
-  takes a second or two.
-- The relay's modules themselves, from the same Python source, by mypyc: with PROXYCTL_COMPILE=1 in the environment; it
-  takes a minute or two, and then a failure is an error.
-
-PROXYCTL_COMPILE=0 compiles nothing. An editable installation never has the modules compiled, so that it can be edited.
+It takes a second or two. Without it everything works, somewhat slower; PROXYCTL_COMPILE=1 in the environment makes a
+failure an error, and PROXYCTL_COMPILE=0 compiles nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +10,6 @@ import os
 import shlex
 import shutil
 import subprocess
-import sys
 import sysconfig
 import tempfile
 from pathlib import Path
@@ -24,31 +19,8 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 _SUFFIX = sysconfig.get_config_var("EXT_SUFFIX") or ".so"
 _SOURCES = (Path("proxy/relay/_transfer.c"), Path("proxy/core/http/_scan.c"))
-MODULES = (
-    *(f"proxy/core/http/{name}.py" for name in ("body", "forwarded", "head", "messages", "opening")),
-    *(
-        f"proxy/relay/{name}.py"
-        for name in (
-            "acceptor",
-            "attempt",
-            "client",
-            "connection",
-            "engine",
-            "generation",
-            "parcel",
-            "place",
-            "seeker",
-            "service",
-            "timers",
-        )
-    ),
-    *(
-        f"proxy/relay/http/{name}.py"
-        for name in ("client", "client_socket", "exchange", "reader", "search", "stream", "tunnel", "upstream")
-    ),
-)
-_EVERYTHING = "1"
-_NOTHING = "0"
+_NEEDED = "1"
+_UNWANTED = "0"
 
 
 class Compiler(BuildHookInterface):  # type: ignore[type-arg]
@@ -56,23 +28,17 @@ class Compiler(BuildHookInterface):  # type: ignore[type-arg]
 
     PLUGIN_NAME = "custom"
 
-    def dependencies(self) -> list[str]:
-        return ["mypy[mypyc]>=1.18", "setuptools>=75"] if _wanted() == _EVERYTHING else []
-
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        wanted = _wanted()
-        if wanted == _NOTHING:
+        wanted = os.environ.get("PROXYCTL_COMPILE", "")
+        if wanted == _UNWANTED:
             return
         root = Path(self.root)
         if version == "editable":
-            self._compile_sources(root, root, is_needed=False)
+            self._compile(root, root, is_needed=wanted == _NEEDED)
             return
-        self._folder = folder = Path(tempfile.mkdtemp(prefix="proxyctl-build-"))
-        is_needed = wanted == _EVERYTHING
-        built = _compile_modules(root, folder) if is_needed else []
-        built += self._compile_sources(root, folder, is_needed=is_needed)
-        for path in built:
-            build_data["force_include"][str(path)] = str(path.relative_to(folder))
+        self._folder = Path(tempfile.mkdtemp(prefix="proxyctl-build-"))
+        for path in self._compile(root, self._folder, is_needed=wanted == _NEEDED):
+            build_data["force_include"][str(path)] = str(path.relative_to(self._folder))
             build_data["pure_python"] = False
             build_data["infer_tag"] = True
 
@@ -80,7 +46,7 @@ class Compiler(BuildHookInterface):  # type: ignore[type-arg]
         if folder := getattr(self, "_folder", None):
             shutil.rmtree(folder)
 
-    def _compile_sources(self, root: Path, folder: Path, *, is_needed: bool) -> list[Path]:
+    def _compile(self, root: Path, folder: Path, *, is_needed: bool) -> list[Path]:
         compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
         built = []
         for source in _SOURCES:
@@ -108,30 +74,3 @@ def _compile(compiler: list[str], source: Path, target: Path) -> str:
         return done.stderr
     aside.replace(target)  # in one step: a process that runs may have the old one mapped
     return ""
-
-
-def _wanted() -> str:
-    return os.environ.get("PROXYCTL_COMPILE", "")
-
-
-def _compile_modules(root: Path, folder: Path) -> list[Path]:
-    """Compile a copy of the sources; return the extension modules, which are found before the sources beside them."""
-    ignored = shutil.ignore_patterns("*.so", "__pycache__")
-    shutil.copytree(root / "proxy", folder / "proxy", dirs_exist_ok=True, ignore=ignored)
-    subprocess.run([sys.executable, str(Path(__file__).absolute())], cwd=folder, check=True)
-    return sorted({*folder.glob(f"*{_SUFFIX}"), *folder.glob(f"proxy/**/*{_SUFFIX}")})
-
-
-def _run_mypyc() -> None:
-    """Compile in the working directory. A process of its own, since setuptools has its ideas about arguments."""
-    from mypyc.build import mypycify  # noqa: PLC0415  # only there if it was asked for
-    from setuptools import setup  # noqa: PLC0415  # as above
-
-    modules = mypycify(["--strict", *MODULES], opt_level="2", debug_level="0")
-    setup(
-        name="proxyctl-relay", packages=[], py_modules=[], ext_modules=modules, script_args=["build_ext", "--inplace"]
-    )
-
-
-if __name__ == "__main__":
-    _run_mypyc()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 HOME = Path(__file__).parent
 
 _ROUNDS = 3
-_SECONDS = 3.0
+_SECONDS = 2.0
 
 
 class UsageError(Exception):
@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--relays", default="", type=pattern, metavar="REGEX", help="found in their names")
     parser.add_argument("--workers", default=frozenset({1, 2}), type=_workers, help="1, 2 or 1,2; default 1,2")
     parser.add_argument("--rounds", type=_positive(int), help="at most; default 3, with --quick 1")
-    parser.add_argument("--seconds", type=_positive(float), help="of each load; default 3, with --quick 0.5")
+    parser.add_argument("--seconds", type=_positive(float), help="of each load; default 2, with --quick 0.5")
     parser.add_argument("--seed", type=int, help="of the order of relays; default a new one")
     parser.add_argument("--quick", action="store_true", help="one short round: to see that everything works")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where results.json, RESULTS.md and charts/ go")

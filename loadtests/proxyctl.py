@@ -14,6 +14,7 @@ from loadtests.started import names, one_program, public_ports
 from proxy.cli.client import Client
 from proxy.cli.where import Where
 from proxy.errors import NotRunningError
+from proxy.relay import transfer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -42,7 +43,8 @@ def proxyctl(protocol: str, workers: int) -> Relay:
 
 
 def version() -> str:
-    return version_of([*PROXYCTL, "--version"])
+    """Like "proxyctl, version 0.1.0 (compiled)": whether what it does for every message is."""
+    return f"{version_of([*PROXYCTL, '--version'])} ({'compiled' if transfer.IS_COMPILED else 'pure Python'})"
 
 
 @contextmanager

@@ -74,8 +74,6 @@ class Side:
         "watches_out",
     )
 
-    __deletable__ = ("peer",)  # for mypyc, which would not allow it otherwise
-
     peer: Side
 
     def __init__(self, sock: _socket.socket, connection: Connection, flow: Flow) -> None:
@@ -305,8 +303,6 @@ class Side:
 
 class Connection:
     """A client with a backend. It stays a member of its generation until it is closed."""
-
-    __deletable__ = ("client", "backend")  # as above
 
     __slots__ = ("_accepted", "_timer", "backend", "client", "endpoint", "engine", "generation", "last", "service")
 

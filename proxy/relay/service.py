@@ -19,7 +19,7 @@ from proxy.relay.client import Client
 from proxy.relay.connection import Connection
 from proxy.relay.generation import Generation
 from proxy.relay.http.client import HttpClient
-from proxy.wire import Counts, Http, Route
+from proxy.wire import Counts
 
 if TYPE_CHECKING:
     import _socket
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from proxy.relay.engine import Engine
     from proxy.relay.generation import Endpoint, Member
     from proxy.relay.seeker import Seeker
+    from proxy.wire import Http, Route
 
 log = logging.getLogger(__name__)
 
