@@ -1,6 +1,6 @@
 """The same work through this proxy and its peers, side by side: HAProxy, nginx, Envoy, and a naive relay.
 
-    python -m loadtests                                              # all of it: about 25 minutes
+    python -m loadtests                                              # all of it: about 20 minutes
     python -m loadtests --quick                                      # one short round
     python -m loadtests --scenarios 'kept-*,new' --relays 'proxyctl|HAProxy' --workers 1
     python -m loadtests --list                                       # what there is, and what is not installed

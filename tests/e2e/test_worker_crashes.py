@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 TWO = "workers = 2\n"
 HELD = 60
+LOAD = 3
 RUNS = 20 if FULL else 6
 
 
@@ -61,7 +62,7 @@ def test_a_new_worker_killed_at_any_moment_of_an_upgrade_takes_only_along_what_i
     proxy: Mortal, port: int
 ) -> None:
     moments, kept_all = random.Random(6), 0
-    with Calm(port, 3) as load:
+    with Calm(port, LOAD) as load:
         for _ in range(RUNS):
             with held(port, HELD) as clients:
                 before = {each["pid"]: each["connections"] for each in proxy.status()["proxy"]["workers"]}
@@ -74,9 +75,10 @@ def test_a_new_worker_killed_at_any_moment_of_an_upgrade_takes_only_along_what_i
                     ended()
                 eventually(lambda: len(proxy.workers()) == 2, what="there are two workers")
                 lost = HELD - sum(_answers(client) for client in clients)
-                # All of a worker's connections go in one round: they are the old one's, or the new one's.
                 load.wait_for(10)
-                assert lost <= max(before.values())
+                # All of a worker's connections go in one round: they are the old one's, or the new one's. Some of
+                # those that were counted are the load's.
+                assert not lost or min(before.values()) - LOAD <= lost <= max(before.values())
                 kept_all += not lost
                 assert not load.failed_since(dead)
                 load.failures.clear()
