@@ -57,13 +57,20 @@ class _Connection(socketserver.StreamRequestHandler):
     def handle(self) -> None:
         began, turn, is_over = self.server.swaps, 0, False
         with suppress(ConnectionError):  # clients cut their connections when they end
-            while not is_over and (head := b"".join(iter(self.rfile.readline, b"\r\n"))):
+            while not is_over and (head := self._head()):
                 self.server.asked.append(head)
                 answer, is_over = self.server.script(Asked(head, turn, self.server.swaps > began))
                 if _CLOSE in head:
                     answer, is_over = answer.replace(b"\r\n\r\n", b"\r\n" + _CLOSE + b"\r\n\r\n"), True
                 self.wfile.write(answer)
                 turn += 1
+
+    def _head(self) -> bytes:
+        """Nothing at the end of the connection."""
+        lines = []
+        while (line := self.rfile.readline()) not in {b"", b"\r\n"}:
+            lines.append(line)
+        return b"".join(lines)
 
 
 @contextmanager

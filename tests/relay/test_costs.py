@@ -31,15 +31,16 @@ REQUEST = b"GET /small HTTP/1.1\r\nHost: localhost\r\n\r\n"
 LAST_REQUEST = b"GET /small HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 128\r\n\r\n" + b"x" * 128
 LAST_RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 128\r\nConnection: close\r\n\r\n" + b"x" * 128
-# A worker looks after its listeners once a second, and goes back to trio now and then: that is not a request's doing.
-OCCASIONAL = 60
+# How often a worker waits, and looks after its listeners meanwhile, depends on how busy the machine is.
+WAITING = {"epoll_wait", "epoll_pwait", "accept4"}
+OCCASIONAL = 20
 
 HERE = Path(__file__).parent
 
 
 @contextmanager
 def calls_of(worker: WorkerProcess, folder: Path) -> Iterator[dict[str, int]]:
-    """Counts system calls by name; the dictionary is filled when the block ends."""
+    """Counts system calls by name, but for WAITING; the dictionary is filled when the block ends."""
     output = folder / "strace"
     command = [
         need("strace", package="strace"),
@@ -67,6 +68,8 @@ def calls_of(worker: WorkerProcess, folder: Path) -> Iterator[dict[str, int]]:
     for number, name in re.findall(r"^\s*(\d+) (\w+)$", output.read_text(), re.MULTILINE):
         calls[name] = int(number)
     calls.pop("total", None)
+    for name in WAITING:
+        calls.pop(name, None)
 
 
 def exchange(client: socket.socket, backend: socket.socket, request: bytes, response: bytes) -> None:
@@ -78,10 +81,10 @@ def exchange(client: socket.socket, backend: socket.socket, request: bytes, resp
 
 
 @pytest.mark.parametrize("http", [None, wire.Http()], ids=["tcp", "http"])
-def test_a_kept_request_costs_six_system_calls(
+def test_a_kept_request_costs_two_reads_and_two_writes(
     fresh_worker: WorkerProcess, tmp_path: Path, http: wire.Http | None
 ) -> None:
-    """Two that wait, two that read, two that send. Many connections at once share those that wait."""
+    """And what waits for them, which many connections at once share."""
     service = Service(fresh_worker, tmp_path)
     service.route(http=http)
     client = service.client()
@@ -95,11 +98,11 @@ def test_a_kept_request_costs_six_system_calls(
                 exchange(client, backend, REQUEST, RESPONSE)
     assert calls["recvfrom"] <= 2 * COUNT, calls
     assert calls["sendto"] <= 2 * COUNT, calls
-    assert sum(calls.values()) <= 6 * COUNT + OCCASIONAL, calls
+    assert sum(calls.values()) <= 4 * COUNT + OCCASIONAL, calls
     service.close()
 
 
-@pytest.mark.parametrize(("http", "most"), [(None, 24), (wire.Http(), 21)], ids=["tcp", "http"])
+@pytest.mark.parametrize(("http", "most"), [(None, 20), (wire.Http(), 17)], ids=["tcp", "http"])
 def test_a_connection_costs_no_more_system_calls_than_it_has_to(
     fresh_worker: WorkerProcess, tmp_path: Path, http: wire.Http | None, most: int
 ) -> None:
