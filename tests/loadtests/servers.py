@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from loadtests.model import Backends, Running
 
 if TYPE_CHECKING:
+    import mmap
     from collections.abc import Callable, Iterator
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -24,7 +25,7 @@ class Seen:
         self.address = address
         self.requests = 0
         self.received = b""
-        self.memory = b""
+        self.memory: mmap.mmap | None = None
 
 
 class Server:
