@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]  # the checkout: what runs as `python -m loadte
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
-_PATIENCE = 15.0
+_PATIENCE = 40.0
 _HURRY = 5.0  # after it a program is told once more: to some a second SIGTERM means now
 _STEP = 0.01
 _FIRST_PORT = 10_000
