@@ -35,6 +35,7 @@ class Process:
     pgid: int
     session: int
     start_time: int
+    threads: int = 1
 
     @property
     def id(self) -> ProcessId:
@@ -42,8 +43,11 @@ class Process:
 
     @property
     def is_dead(self) -> bool:
-        """A zombie, or just about to be gone: it runs no code and holds no descriptor."""
-        return self.state in "ZXx"
+        """A zombie, or just about to be gone: it runs no code and holds no descriptor.
+
+        The state is the first thread's. Where that one has ended before the others, they still hold everything.
+        """
+        return self.state in "ZXx" and self.threads <= 1
 
 
 def process(pid: int) -> Process | None:
@@ -65,6 +69,7 @@ def parse_stat(text: str) -> Process:
         pgid=int(fields[2]),
         session=int(fields[3]),
         start_time=int(fields[19]),
+        threads=int(fields[17]),
     )
 
 

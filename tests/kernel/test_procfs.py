@@ -22,8 +22,8 @@ def made_up(pid: int, ppid: int) -> Process:
 
 @given(st.text(alphabet="ab ()Z\n", max_size=15))
 def test_a_program_cannot_hide_behind_a_name_with_parentheses(name: str) -> None:
-    rest = "S 7 8 9 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 12345 0"
-    assert procfs.parse_stat(f"42 ({name}) {rest}") == Process(42, name, "S", 7, 8, 9, 12345)
+    rest = "S 7 8 9 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 3 0 12345 0"
+    assert procfs.parse_stat(f"42 ({name}) {rest}") == Process(42, name, "S", 7, 8, 9, 12345, threads=3)
 
 
 def test_this_process_is_found_with_its_parent_group_and_session() -> None:
@@ -47,6 +47,26 @@ def test_a_zombie_does_not_count_as_running_but_is_still_a_child() -> None:
         assert not procfs.is_running(zombie.id)
         assert child.pid in procfs.children(os.getpid())
         assert procfs.command_line(child.pid) == "true"
+
+
+def test_a_program_whose_first_thread_has_ended_still_runs_as_its_others_hold_what_it_has_open() -> None:
+    code = """
+import ctypes, os, threading, time
+threading.Thread(target=lambda: (print(flush=True), time.sleep(60))).start()
+ctypes.CDLL(None).syscall({"x86_64": 60}.get(os.uname().machine, 93), 0)  # exit(2): of this thread alone
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as child:
+        identity = procfs.identify(child.pid)
+        assert identity
+        assert child.stdout
+        child.stdout.readline()
+        while (process := procfs.process(child.pid)) and process.state != "Z":
+            os.sched_yield()
+        assert process
+        assert procfs.is_running(identity)
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert not procfs.is_running(identity)
 
 
 def test_nothing_fails_on_a_process_that_is_gone() -> None:

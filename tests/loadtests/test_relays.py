@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from loadtests.backends import SMALL, backends
-from loadtests.machine import listening
+from loadtests.machine import listening, wait_until
 from loadtests.relays import relays
 from proxy.kernel.procfs import ProcessId, identify, is_running
 from tests.tools import missing, need
@@ -49,7 +49,7 @@ def started(relay: Relay, folder: Path, servers: Backends) -> Iterator[Running]:
         seen |= identities(running)
     assert not [identity for identity in seen if is_running(identity)]
     if seen:
-        assert not listening(running.ports.values())
+        wait_until(lambda: not listening(running.ports.values()), f"{relay.name} has ended, and its ports are taken")
 
 
 def identities(running: Running) -> set[ProcessId]:
