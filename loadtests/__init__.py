@@ -1,4 +1,4 @@
-"""The same work through this proxy and its peers, side by side: HAProxy, nginx, Envoy, and a naive relay.
+"""The same work through this proxy, or past it, and its peers: HAProxy, nginx, Envoy, and a naive relay.
 
     python -m loadtests                                              # all of it: about 20 minutes
     python -m loadtests --quick                                      # one short round

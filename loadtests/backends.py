@@ -36,19 +36,30 @@ def _web(folder: Path) -> Iterator[int]:
 
     Below /varied/ it gives the small file under any name, and no two responses have the same head.
     """
+    port = free_port()
+    config = web_config(folder, web_root(folder), str(port))
+    with nginx.serving(folder, config, port):
+        yield port
+
+
+def web_root(folder: Path) -> Path:
+    """Make the files that it serves."""
     root = folder / "www"
     root.mkdir()
     (root / "small").write_bytes(SMALL)
     with (root / "bulk").open("wb") as file:
         file.truncate(_BULK_BYTES)
-    port = free_port()
-    config = nginx.head(folder, 1) + (
+    return root
+
+
+def web_config(folder: Path, root: Path, *ports: str) -> str:
+    """Of an nginx that may write in this folder, and listens on these ports of 127.0.0.1."""
+    listens = "".join(f"listen 127.0.0.1:{port} backlog=4096; " for port in ports)
+    return nginx.head(folder, 1) + (
         f"http {{ sendfile on; {nginx.http_settings(folder)}"
-        f"server {{ listen 127.0.0.1:{port} backlog=4096; root {root}; "
+        f"server {{ {listens}root {root}; "
         "location /varied/ { try_files /small =404; add_header Content-Location $request_uri; } } }\n"
     )
-    with nginx.serving(folder, config, port):
-        yield port
 
 
 @contextmanager

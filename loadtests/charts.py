@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from loadtests.model import HTTP, TCP
+from loadtests.model import HTTP, INHERIT, RELAY, STEER, TCP
 from loadtests.ratios import OURS, groups, ratio
 from loadtests.svg import Bar, Row, Section, draw_bars
+from loadtests.targets import BESIDE_DIRECT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,12 +30,22 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class Subject:
-    """What one chart shows for each protocol: scenarios, one below the other, and at most two of their columns."""
+    """What one chart shows for each protocol: scenarios, one below the other, and at most two of their columns.
+
+    `datapath`: which of ours is compared.
+    """
 
     name: str  # of the file, before the protocol
     title: str
     scenarios: tuple[str, ...]
     columns: tuple[str, ...] = _COSTS
+    datapath: str = RELAY
+
+    def title_for(self, protocol: str) -> str:
+        """With the protocol; there is one alone of what is no relay."""
+        if self.datapath == RELAY:
+            return f"{self.title}, {protocol.upper()}: {OURS} to its peers"
+        return f"{self.title}: {OURS} {self.datapath} to direct, to its relay and to its peers"
 
 
 SUBJECTS = (
@@ -46,24 +57,32 @@ SUBJECTS = (
     Subject("idle", "Idle connections", ("idle",), ("memory", "busy")),
     Subject("swap", "Around a swap", ("swap",), ("p99", "p99_ratio")),
 )
+# What they cost is next to nothing, of which there is no logarithm.
+WITHOUT_A_HOP = (
+    Subject(STEER, "Steered by the kernel", BESIDE_DIRECT, ("rate", "p50"), STEER),
+    Subject(INHERIT, "Accepted by the backend itself", BESIDE_DIRECT, ("rate", "p50"), INHERIT),
+)
 
 
 @dataclass(frozen=True)
 class Chart:
     title: str
     svg: str
+    datapath: str = RELAY
 
 
 def draw(measured: Measured) -> dict[str, Chart]:
     """Charts by the names of their files; those that would be empty are left out."""
     drawn = {}
-    for subject in SUBJECTS:
+    for subject in (*WITHOUT_A_HOP, *SUBJECTS):
         for protocol in (TCP, HTTP):
             sections = list(_sections(measured, subject, protocol))
             if sections:
-                title = f"{subject.title}, {protocol.upper()}: {OURS} to its peers"
+                title = subject.title_for(protocol)
                 legend = [_WORDS[column] for column in subject.columns]
-                drawn[f"{subject.name}-{protocol}.svg"] = Chart(title, draw_bars(title, legend, sections))
+                drawn[f"{subject.name}-{protocol}.svg"] = Chart(
+                    title, draw_bars(title, legend, sections), subject.datapath
+                )
     return drawn
 
 
@@ -71,7 +90,8 @@ def _sections(measured: Measured, subject: Subject, protocol: str) -> Iterator[S
     """One for each scenario and number of workers."""
     for name in subject.scenarios:
         for group in groups(measured.relays):
-            rows = tuple(_rows(measured, subject, name, group)) if group.ours.protocol == protocol else ()
+            is_meant = (group.ours.protocol, group.ours.datapath) == (protocol, subject.datapath)
+            rows = tuple(_rows(measured, subject, name, group)) if is_meant else ()
             if rows:
                 workers = f", {group.ours.workers} workers" if group.ours.workers > 1 else ""
                 yield Section(name + workers, rows)
@@ -83,4 +103,4 @@ def _rows(measured: Measured, subject: Subject, scenario: str, group: Group) -> 
         found = [ratio(measured, scenario, column, group.ours.name, peer.name) for column in subject.columns]
         bars = tuple(Bar(series, each.median) for series, each in enumerate(found) if each and each.median > 0)
         if bars:
-            yield Row(peer.product, bars)
+            yield Row(peer.name if peer.product == OURS else peer.product, bars)

@@ -13,6 +13,13 @@ if TYPE_CHECKING:
 TCP = "tcp"
 HTTP = "http"
 
+DIRECT = "direct"  # the product that is none: clients connect to the backends themselves
+
+# Where connections go: through the relay's processes, or past them. As the proxy's configuration has it.
+RELAY = "relay"
+STEER = "steer"
+INHERIT = "inherit"
+
 # What a scenario measured once: values by the names of its columns. What was not measured is left out.
 Sample = dict[str, float]
 
@@ -38,6 +45,7 @@ class Running:
     pids: Callable[[], frozenset[int]]  # asked again each time: a swap may bring new processes
     workers: Callable[[], frozenset[int]]
     swap: Callable[[], None] | None = None
+    may_idle: bool = False  # nothing goes through it: no CPU time at all is a result, and not a measurement too short
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,12 @@ class Relay:
     start: Callable[[Path, Backends], AbstractContextManager[Running]]
     version: Callable[[], str] = lambda: ""
     missing: str = ""
+    datapath: str = RELAY  # STEER and INHERIT: it starts backends of its own, which are the same servers
+
+    @property
+    def has_no_hop(self) -> bool:
+        """Whether a connection is between the client and the backend alone."""
+        return self.product == DIRECT or self.datapath != RELAY
 
 
 @dataclass(frozen=True)
@@ -67,7 +81,9 @@ class Column:
 class Scenario:
     """What relays are made to do. `run` takes a relay that is up, and how long to go on, in seconds.
 
-    `rounds` is the most rounds it is worth: what takes long or varies little is measured less often.
+    `rounds` is the most rounds it is worth: what takes long or varies little is measured less often. `turns`: into how
+    many loads a measurement is split of relays without a hop, each in turn with the others: they are close to each
+    other, and the machine is not the same from one second to the next.
     """
 
     name: str  # for --scenarios, JSON and file names: "kept-32"
@@ -78,6 +94,7 @@ class Scenario:
     needs_swap: bool = False
     is_fresh: bool = False  # each measurement begins with a relay that was just started
     rounds: int = 100
+    turns: int = 1
     missing: str = ""  # the program that is not installed, and its package
     about: str = ""  # how it is measured, for RESULTS.md
 

@@ -26,7 +26,7 @@ class Progress:
         self._left = list(steps)
         self._rounds = max((step.round for step in steps), default=0)
         self._guess = seconds + _AROUND
-        self._took: dict[str, list[float]] = defaultdict(list)
+        self._took: dict[tuple[str, bool], list[float]] = defaultdict(list)
         self._stream, self._clock = stream, clock
         self._is_live = stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
         self._started = self._step_started = clock()
@@ -41,7 +41,7 @@ class Progress:
         self._print(text, end="" if self._is_live else "\n")
 
     def end(self, step: Step) -> None:
-        self._took[step.scenario.name].append(self._clock() - self._step_started)
+        self._took[_kind(step)].append(self._clock() - self._step_started)
         self._left.remove(step)
 
     def say(self, text: str) -> None:
@@ -58,9 +58,14 @@ class Progress:
         self._stream.flush()
 
     def _expected(self) -> float:
-        """Seconds that all that is left will take: each as long as others of its scenario, where there were any."""
-        means = {name: statistics.fmean(values) for name, values in self._took.items()}
-        return sum(means.get(step.scenario.name, self._guess) for step in self._left)
+        """Seconds that all that is left will take: each as long as others of its kind, where there were any."""
+        means = {kind: statistics.fmean(values) for kind, values in self._took.items()}
+        return sum(means.get(_kind(step), self._guess) for step in self._left)
+
+
+def _kind(step: Step) -> tuple[str, bool]:
+    """A turn is shorter than what is not split."""
+    return step.scenario.name, step.turn > 0
 
 
 def minutes(seconds: float) -> str:

@@ -52,12 +52,19 @@ def serving(
     folder: Path, backends: Backends, ports: Mapping[int, int], *, workers: int, protocol: str = "tcp", health: str
 ) -> Iterator[tuple[int, Path]]:
     """Run it until the block ends; yields its pid and control socket. `ports`: a public one for each backend's."""
-    config, control = folder / "proxy.toml", folder / "control.sock"
     services = (
         _SERVICE.format(name=name, port=ports[backend], backend=backend, protocol=protocol, health=health)
         for backend, name in names(backends).items()
     )
-    config.write_text(f'state_dir = "{folder}/state"\nworkers = {workers}\n' + "".join(services))
+    with configured(folder, "".join(services), workers=workers) as up:
+        yield up
+
+
+@contextmanager
+def configured(folder: Path, services: str, *, workers: int) -> Iterator[tuple[int, Path]]:
+    """The same, with tables of services as they are given; it is up when all of them serve."""
+    config, control = folder / "proxy.toml", folder / "control.sock"
+    config.write_text(f'state_dir = "{folder}/state"\nworkers = {workers}\n{services}')
     command = [*PROXYCTL, "--socket", str(control), "run", str(config)]
     with running(command, log=folder / "log", ready=lambda: _serves(control)) as pid:
         yield pid, control
@@ -69,13 +76,13 @@ def _start(protocol: str, workers: int) -> Callable[[Path, Backends], AbstractCo
         ports = public_ports(backends)
         ours = serving(folder, backends, ports, workers=workers, protocol=protocol, health="tcp")
         with ours as (pid, control):
-            yield one_program(pid, ports, _swap(control))
+            yield one_program(pid, ports, swaps(control))
 
     return start
 
 
-def _swap(control: Path) -> Callable[[], None]:
-    """To the other version of the service "web", with the command that a user types."""
+def swaps(control: Path) -> Callable[[], None]:
+    """From one to the other of the versions v1 and v2 of the service "web", with the command that a user types."""
     client, versions = Client(Where(control, "")), cycle(("v2", "v1"))
 
     def state() -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Who is measured: the same backends, reached directly, through this proxy, through its peers and the naive form."""
+"""Who is measured: the same backends, reached directly, through or past this proxy, its peers and the naive form."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from loadtests import nginx
+from loadtests import nginx, steered
 from loadtests.envoy import envoy
 from loadtests.haproxy import haproxy
-from loadtests.model import HTTP, TCP, Relay, Running
+from loadtests.model import DIRECT, HTTP, TCP, Relay, Running
 from loadtests.naive import naive
 from loadtests.proxyctl import proxyctl
 from loadtests.started import names
@@ -27,7 +27,9 @@ def relays() -> list[Relay]:
     `missing` says why one cannot be started here. With two workers ", 2" is in the name.
     """
     return [
-        Relay("direct", "direct", TCP, 1, _direct),
+        Relay(DIRECT, DIRECT, TCP, 1, _direct),
+        steered.steer(),
+        steered.inherit(),
         naive(),
         *_with(1),
         *(replace(relay, name=f"{relay.name}, 2") for relay in _with(2)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from collections import defaultdict
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ROUND = "round"  # in each sample, beside its columns: which round it is of, from 1
+TURN = "turn"  # and which turn of it, from 1, where it was split
 # One failure in one round of three would not be seen in a median.
 SUMMED = frozenset({"errors", "reconnects", "retries"})
 
@@ -29,25 +31,35 @@ class Measured:
     scenarios: list[Scenario]
     results: Results = field(default_factory=Results)
 
-    def add(self, scenario: str, relay: str, number: int, sample: Sample) -> None:
+    def add(self, scenario: str, relay: str, number: int, sample: Sample, turn: int = 0) -> None:
         """A sample of a round. What is no number is left out: JSON has no word for it, and a median no place."""
         kept = {name: float(value) for name, value in sample.items() if math.isfinite(value)}
-        self.results.samples.setdefault(scenario, {}).setdefault(relay, []).append(kept | {ROUND: float(number)})
+        kept |= {ROUND: float(number)} | ({TURN: float(turn)} if turn else {})
+        self.results.samples.setdefault(scenario, {}).setdefault(relay, []).append(kept)
+
+    def by_turn(self, scenario: str, relay: str, column: str) -> dict[tuple[int, int], float]:
+        """A column's values by the numbers of the round and, where it was split, the turn; empty if there are none."""
+        samples = self.results.samples.get(scenario, {}).get(relay, [])
+        return {(int(each[ROUND]), int(each.get(TURN, 0))): each[column] for each in samples if column in each}
 
     def by_round(self, scenario: str, relay: str, column: str) -> dict[int, float]:
-        """A column's values by the numbers of the rounds; empty if it was not measured."""
-        samples = self.results.samples.get(scenario, {}).get(relay, [])
-        return {int(each[ROUND]): each[column] for each in samples if column in each}
+        """The same by the numbers of the rounds alone: what is typical of its turns."""
+        values: dict[int, list[float]] = defaultdict(list)
+        for (number, _), value in self.by_turn(scenario, relay, column).items():
+            values[number].append(value)
+        return {number: _typical(column, each) for number, each in values.items()}
 
     def typical(self, scenario: str, relay: str, column: str) -> float | None:
-        """The median over the rounds, of what is counted the sum; None if it was not measured."""
-        values = list(self.by_round(scenario, relay, column).values())
-        if not values:
-            return None
-        return math.fsum(values) if column in SUMMED else statistics.median(values)
+        """The median over the rounds and turns, of what is counted the sum; None if it was not measured."""
+        values = list(self.by_turn(scenario, relay, column).values())
+        return _typical(column, values) if values else None
 
     def was_measured(self, scenario: str, relay: str) -> bool:
         return bool(self.results.samples.get(scenario, {}).get(relay))
+
+
+def _typical(column: str, values: Sequence[float]) -> float:
+    return math.fsum(values) if column in SUMMED else statistics.median(values)
 
 
 def write(path: Path, measured: Measured) -> None:
@@ -71,7 +83,7 @@ def read(path: Path) -> Measured:
 
 def _document(measured: Measured) -> dict[str, Any]:
     relays = [
-        {"name": each.name, "product": each.product, "protocol": each.protocol, "workers": each.workers}
+        {name: getattr(each, name) for name in ("name", "product", "protocol", "workers", "datapath")}
         for each in measured.relays
     ]
     scenarios = [

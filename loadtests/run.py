@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from loadtests.model import INHERIT, STEER
 from loadtests.ratios import PROXIES
 
 if TYPE_CHECKING:
@@ -21,6 +22,14 @@ if TYPE_CHECKING:
 
 # What a second worker is for shows in these; it would double the time of all others for little.
 WITH_MORE_WORKERS = frozenset({"kept-32", "kept-256", "new"})
+_ROUNDS_WITH_MORE = 2
+
+# What tells nothing, of a relay without a hop, that it does not tell of direct or in another scenario.
+_TELLS_NOTHING = {
+    STEER: frozenset({"varied", "fixed-30"}),
+    INHERIT: frozenset({"varied", "fixed-30", "fixed-70", "websocket", "idle"}),
+}
+_TURN = 0.5  # of the seconds of a load
 
 _CAPACITY = "kept-32"
 _PATIENCE = 180.0  # beside the load: 10,000 connections, a gigabyte, a swap
@@ -41,6 +50,7 @@ class Step:
     round: int  # from 1
     scenario: Scenario
     relay: Relay
+    turn: int = 0  # from 1; 0: it is not split
 
 
 class Capacity:
@@ -74,13 +84,35 @@ def plan(relays: Sequence[Relay], scenarios: Sequence[Scenario], rounds: int, se
     steps = []
     for number in range(1, rounds + 1):
         for scenario in scenarios:
-            fitting = [relay for relay in relays if _fits(scenario, relay)] if number <= scenario.rounds else []
-            steps += [Step(number, scenario, relay) for relay in shuffling.sample(fitting, len(fitting))]
+            fitting = [relay for relay in relays if _fits(scenario, relay, number)]
+            steps += _in_turns(number, scenario, shuffling.sample(fitting, len(fitting)))
     return steps
 
 
-def _fits(scenario: Scenario, relay: Relay) -> bool:
-    return relay.protocol in scenario.protocols and (relay.workers == 1 or scenario.name in WITH_MORE_WORKERS)
+def _fits(scenario: Scenario, relay: Relay, number: int) -> bool:
+    """Whether the relay can be measured so in this round, and whether that tells anything."""
+    if relay.protocol not in scenario.protocols or number > scenario.rounds:
+        return False
+    if relay.workers > 1:
+        return scenario.name in WITH_MORE_WORKERS and number <= _ROUNDS_WITH_MORE
+    return scenario.name not in _TELLS_NOTHING.get(relay.datapath, ())
+
+
+def _in_turns(number: int, scenario: Scenario, relays: Sequence[Relay]) -> list[Step]:
+    """One step for each relay, but for those without a hop, where there are several and the scenario has turns.
+
+    These are where the first of them is, in turn, there and back: each gets the same of a machine that becomes slower
+    or faster meanwhile.
+    """
+    close = [relay for relay in relays if relay.has_no_hop] if scenario.turns > 1 else []
+    steps = []
+    for relay in relays:
+        if len(close) < 2 or relay not in close:
+            steps.append(Step(number, scenario, relay))
+        elif relay is close[0]:
+            for turn in range(1, scenario.turns + 1):
+                steps += [Step(number, scenario, each, turn) for each in (close if turn % 2 else reversed(close))]
+    return steps
 
 
 class Run:
@@ -103,8 +135,9 @@ class Run:
 
     def _measure(self, step: Step) -> None:
         try:
-            with time_limit(self._seconds * 10 + _PATIENCE):
-                sample = self._sample(step)
+            seconds = self._seconds * (_TURN if step.turn else 1)
+            with time_limit(seconds * 10 + _PATIENCE):
+                sample = self._sample(step, seconds)
         except NotMeasuredError as error:
             if step.scenario.name not in self._not_measured:
                 self._leave_out(f"{step.scenario.name}: {error}")
@@ -114,15 +147,15 @@ class Run:
             if not step.scenario.is_fresh:
                 self._restart(step.relay)
         else:
-            self._measured.add(step.scenario.name, step.relay.name, step.round, sample)
+            self._measured.add(step.scenario.name, step.relay.name, step.round, sample, step.turn)
 
-    def _sample(self, step: Step) -> Sample:
+    def _sample(self, step: Step, seconds: float) -> Sample:
         if step.scenario.is_fresh:
             with self._fleet.fresh(step.relay) as running:
-                return step.scenario.run(running, self._fleet.backends, self._seconds)
+                return step.scenario.run(running, self._fleet.backends, seconds)
         running_now = self._fleet.running(step.relay)
         assert running_now is not None, "asked before"
-        return step.scenario.run(running_now, self._fleet.backends, self._seconds)
+        return step.scenario.run(running_now, self._fleet.backends, seconds)
 
     def _restart(self, relay: Relay) -> None:
         """Nobody knows what state it is in."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from loadtests.ratios import Ratio, compared, ratio
+from loadtests.model import DIRECT, RELAY
+from loadtests.ratios import Ratio, compared, groups, ratio
 from loadtests.results import SUMMED, measured_relays
-from loadtests.targets import AT_LEAST, MET, MISSED
+from loadtests.targets import AT_LEAST, BESIDE_DIRECT, MET, MISSED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from loadtests.model import Column, Relay, Scenario
     from loadtests.ratios import Group
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from loadtests.targets import Verdict
 
 _NOTHING = "-"
+_RATE = "rate"
 
 
 def measurements(measured: Measured, scenario: Scenario) -> str:
@@ -39,9 +41,34 @@ def ratios(measured: Measured, group: Group) -> str:
     return grid([f"{group.ours.name} to", "better", *(peer.name for peer in group.peers)], rows)
 
 
+def without_a_hop(measured: Measured) -> str:
+    """A row for each scenario: rates, and what part of direct's they are. Empty where none of ours without a hop was
+    measured.
+    """
+    ours = next((each for each in groups(measured.relays) if each.ours.datapath != RELAY), None)
+    if ours is None:
+        return ""
+    relays = [each for each in measured.relays if each in ours.peers or each.datapath != RELAY]
+    direct = next((each for each in relays if each.product == DIRECT), None)
+    rows = [
+        [f"{scenario.name}: {_title(measured, scenario.name, _RATE)}", *_rates(measured, scenario, relays, direct)]
+        for scenario in measured.scenarios
+        if scenario.name in BESIDE_DIRECT and any(measured.was_measured(scenario.name, each.name) for each in relays)
+    ]
+    return grid(["", *(each.name for each in relays)], rows)
+
+
+def _rates(measured: Measured, scenario: Scenario, relays: Sequence[Relay], direct: Relay | None) -> Iterator[str]:
+    for relay in relays:
+        rate = measured.typical(scenario.name, relay.name, _RATE)
+        share = ratio(measured, scenario.name, _RATE, relay.name, direct.name) if direct else None
+        part = f" ({share.median:.2f})" if share and relay is not direct else ""
+        yield _NOTHING if rate is None else f"{rate:,.0f}{part}"
+
+
 def targets(measured: Measured, verdicts: Iterable[Verdict]) -> str:
     """A row for each; in bold what was missed."""
-    titles = ["goal", "scenario", "protocol", "wanted", "measured", "result"]
+    titles = ["goal", "scenario", "proxyctl", "wanted", "measured", "result"]
     return grid(titles, [_target(measured, verdict) for verdict in verdicts], left=len(titles))
 
 
@@ -96,7 +123,9 @@ def _target(measured: Measured, verdict: Verdict) -> list[str]:
     without = [peer for peer in target.peers if peer not in verdict.against] if verdict.value is not None else []
     missing = f" (without {', '.join(without)})" if without else ""
     status = f"**{verdict.status}**" if verdict.status == MISSED else verdict.status
-    return [str(target.goal), target.scenario, target.protocol.upper(), title, f"{value}{missing}", status]
+    error = "" if verdict.error is None else f" ± {verdict.error:.2f}"
+    ours = target.protocol.upper() if target.datapath == RELAY else target.datapath
+    return [str(target.goal), target.scenario, ours, title, f"{value}{error}{missing}", status]
 
 
 def _exact(verdict: Verdict, factor: float) -> str:

@@ -14,7 +14,7 @@ earlier version lacks has its default; what one of a later version has on top is
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, get_args
 
 from proxy.errors import WireError
@@ -22,8 +22,9 @@ from proxy.errors import WireError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-VERSION = 3
-READS = frozenset({3})  # the versions of workers that control can talk to: those of this and of the previous release
+VERSION = 4
+# The versions of workers that control can talk to: those of this and of the previous release.
+READS = frozenset({3, VERSION})
 MAX_MESSAGE = 192 * 1024  # below the default net.core.wmem_default (212992), so that a send never needs splitting
 MAX_FDS = 253
 
@@ -61,11 +62,14 @@ class Request:
 class Listen(Request):
     """Start accepting on the listeners whose descriptors come along (one for each of `add`, in order), and stop on
     those in `remove`: what waits in their queues is accepted first.
+
+    Without `accept`, they are only kept open, for the next control process: it is backends who accept on them.
     """
 
     service: str
     add: tuple[str, ...] = ()
     remove: tuple[str, ...] = ()
+    accept: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,13 +179,14 @@ class Ack:
 class Serving:
     """What a worker does for a service: the route it follows, None before the first one, and its listeners, whose
     descriptors come along in this order. One with more listeners than fit comes in several messages. `connections`
-    holds the open connections of each generation that has any.
+    holds the open connections of each generation that has any. `accept` is as in Listen.
     """
 
     service: str
     route: Route | None
     listeners: tuple[str, ...] = ()
     connections: dict[int, int] = field(default_factory=dict)
+    accept: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +219,8 @@ class GenerationCounts:
     """What one generation's connections did. `active` and `in_flight` are gauges, everything else only grows.
 
     `in_flight` are requests that have been given to the generation and not been answered in full; `requests` those that
-    were, by status code.
+    were, by status code. Connections that the kernel handed to the backend itself are `steered`, and are in `active`
+    and `connections` too; those that it could not hand over have `fallen_through` to a worker, which counts them.
     """
 
     active: int = 0
@@ -229,6 +235,8 @@ class GenerationCounts:
     in_flight: int = 0
     requests: dict[str, int] = field(default_factory=dict)
     request_duration: Histogram = field(default_factory=lambda: Histogram.empty(REQUEST_BUCKETS))
+    steered: int = 0
+    fallen_through: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,10 +276,16 @@ Message = (
 )
 
 _TYPES: Mapping[str, type[Any]] = {kind.__name__.lower(): kind for kind in get_args(Message)}
+_DEFAULTS: Mapping[type[Any], Mapping[str, object]] = {
+    kind: {each.name: each.default for each in fields(kind) if each.default is not MISSING} for kind in _TYPES.values()
+}
 
 
 def encode(message: Message) -> bytes:
-    payload = json.dumps({"t": type(message).__name__.lower(), **asdict(message)}, separators=(",", ":")).encode()
+    """What has its default is left out: a reader of an earlier version, which lacks the field, is told nothing new."""
+    defaults = _DEFAULTS[type(message)]
+    values = {name: value for name, value in asdict(message).items() if name not in defaults or value != defaults[name]}
+    payload = json.dumps({"t": type(message).__name__.lower(), **values}, separators=(",", ":")).encode()
     if len(payload) > MAX_MESSAGE:
         raise WireError(
             f"a {type(message).__name__} message of {len(payload)} bytes is over the limit of {MAX_MESSAGE}"

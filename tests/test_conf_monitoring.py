@@ -110,6 +110,21 @@ SITUATIONS: dict[str, tuple[list[dict[str, str]], list[dict[str, Any]]]] = {
         [alert("ProxyctlConnectionsRefused", "critical", reason="no_backend", **WEB)],
     ),
     "nobody answers the scrape": ([series("up", "0x20")], [alert("ProxyctlDown", "critical", job="proxyctl")]),
+    "the kernel cannot steer a service": (
+        [series("proxy_datapath", "1x20", configured="steer", effective="relay", **WEB)],
+        [
+            {
+                "alertname": "ProxyctlNotSteered",
+                "exp_alerts": [
+                    {"exp_labels": {"instance": "a", "severity": "warning", "effective": "relay", **WEB}},
+                ],
+            }
+        ],
+    ),
+    "the kernel steers a service": (
+        [series("proxy_datapath", "1x20", configured="steer", effective="steer", **WEB)],
+        [{"alertname": "ProxyctlNotSteered"}],
+    ),
 }
 
 

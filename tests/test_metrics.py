@@ -31,11 +31,14 @@ def sample() -> Sample:
     busy.requests |= {"200": 7, "502": 1}
     busy.request_duration.counts[0] += 8
     busy.request_duration.sum = 0.004
+    busy.steered, busy.fallen_through = 7, 1
     service = ServiceSample(
         name="web",
         active=2,
         counts=wire.Counts("web", 0, {"no_backend": 4}, {1: busy}, answered={"400": 5}, migrated=3, retried=1),
         protocol="http",
+        datapath="relay",
+        datapath_configured="steer",
         replicas=[ReplicaSample("v2", 2, 0, up=True)],
         drains=[DrainSample("v1", 1, 2, 1_800_000_000.0)],
     )
@@ -104,6 +107,38 @@ def test_a_service_whose_requests_are_not_understood_has_no_series_of_them(metri
     tcp = ServiceSample("web", 1, wire.Counts("web", 0, {}, {1: wire.GenerationCounts(connections=3)}))
     metrics.source = lambda: Sample([tcp], {}, 0)
     assert not [name for name, _ in values(metrics) if name.startswith("proxy_http_")]
+
+
+def test_a_data_path_that_fell_back_can_be_selected_for_an_alert(metrics):
+    fell_back = (("configured", "steer"), ("effective", "relay"), ("service", "web"))
+    assert values(metrics)["proxy_datapath", fell_back] == 1
+    metrics.source = lambda: Sample([replace(sample().services[0], datapath="steer")], {}, 0)
+    found = values(metrics)
+    assert found["proxy_datapath", (("configured", "steer"), ("effective", "steer"), ("service", "web"))] == 1
+    assert ("proxy_datapath", fell_back) not in found
+
+
+def test_what_is_steered_and_what_falls_through_are_counted_apart(metrics):
+    labels = (("generation", "1"), ("service", "web"), ("version", "v1"))
+    found = values(metrics)
+    assert found["proxy_steered_connections_total", labels] == 7
+    assert found["proxy_steer_fallen_through_total", labels] == 1
+
+
+def test_a_service_that_is_not_to_be_steered_has_no_series_of_it(metrics):
+    counts = wire.Counts("web", 0, {}, {1: wire.GenerationCounts(connections=3)})
+    for path in ("relay", "inherit"):
+        service = ServiceSample("web", 1, counts, datapath=path, datapath_configured=path)
+        metrics.source = lambda service=service: Sample([service], {}, 0)
+        assert not [name for name, _ in values(metrics) if name.startswith("proxy_steer")]
+
+
+def test_a_rate_sees_the_first_connection_that_is_steered():
+    counts = wire.Counts("web", 0, {}, {0: wire.GenerationCounts(), 1: wire.GenerationCounts()})
+    steered = ServiceSample("web", 1, counts, datapath="steer", datapath_configured="steer")
+    found = values(Metrics(lambda: Sample([steered], {}, 0)))
+    series = [(dict(labels), value) for (name, labels), value in found.items() if name.startswith("proxy_steer")]
+    assert series == [({"service": "web", "version": "", "generation": "1"}, 0)] * 2
 
 
 def test_a_rate_sees_the_first_connection_that_moves_and_the_first_request_that_is_sent_again():

@@ -60,7 +60,7 @@ def test_every_config_is_valid(block: str, tmp_path: Path) -> None:
 
 def test_every_metric_that_is_named_exists() -> None:
     named = named_in(README)
-    assert len(named) == 9
+    assert len(named) == 12
     assert named <= series_names()
 
 

@@ -30,6 +30,8 @@ generation_counts = st.builds(
     in_flight=numbers,
     requests=st.dictionaries(names, numbers, max_size=4),
     request_duration=histograms(wire.REQUEST_BUCKETS),
+    steered=numbers,
+    fallen_through=numbers,
 )
 routes = st.builds(
     wire.Route,
@@ -46,7 +48,9 @@ routes = st.builds(
     http=st.none() | st.builds(wire.Http, seconds, names, st.booleans()),
 )
 STRATEGIES: dict[type, st.SearchStrategy[typing.Any]] = {
-    wire.Listen: st.builds(wire.Listen, numbers, names, st.lists(names).map(tuple), st.lists(names).map(tuple)),
+    wire.Listen: st.builds(
+        wire.Listen, numbers, names, st.lists(names).map(tuple), st.lists(names).map(tuple), st.booleans()
+    ),
     wire.Route: routes,
     wire.Hold: st.builds(wire.Hold, numbers, names, routes),
     wire.Describe: st.builds(wire.Describe, numbers),

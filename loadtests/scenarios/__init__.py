@@ -31,7 +31,7 @@ def scenarios(capacity: Callable[[], float]) -> list[Scenario]:
         bulk_down(),
         bulk_up(),
         idle(),
-        fixed_rate(0.3, capacity),
+        fixed_rate(0.3, capacity, rounds=1),
         fixed_rate(0.7, capacity),
         websocket(),
         swap_cost(),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from loadtests.model import Backends, Running, Sample
 
 GIB = 1 << 30
+_TURNS = 4
 _COLUMNS = (
     Column("rate", "MiB/s", "more"),
     Column("cpu", "CPU s/GiB", "less", 2),
@@ -32,6 +33,7 @@ def bulk_down(size: int = GIB) -> Scenario:
         title="Bulk download",
         columns=_COLUMNS,
         run=transfer("down", size),
+        turns=_TURNS,
         about="A GET with Content-Length over one connection; the server uses sendfile, the client drops what comes.",
     )
 
@@ -43,6 +45,7 @@ def bulk_up(size: int = GIB) -> Scenario:
         title="Bulk upload",
         columns=_COLUMNS,
         run=transfer("up", size),
+        turns=_TURNS,
         about="A PUT with Content-Length over one connection; the client uses sendfile, the server drops what comes.",
     )
 
@@ -60,7 +63,8 @@ def transfer(direction: str, size: int) -> Callable[[Running, Backends, float], 
         spent = meter.spent()
         if took is None:
             return {"errors": 1.0}
-        return {"rate": count / 2**20 / took, "errors": 0.0} | cpu_columns(spent, count / GIB)
+        cost = cpu_columns(spent, count / GIB, may_idle=running.may_idle)
+        return {"rate": count / 2**20 / took, "errors": 0.0} | cost
 
     return run
 

@@ -1,6 +1,6 @@
 """A web server for bodies of any size that costs as little as Python can: it shares its CPUs with what is measured.
 
-    python -m loadtests.scenarios.bulk_server PORT      # on 127.0.0.1; prints "ready" once it listens
+    python -m loadtests.scenarios.bulk_server WHERE     # see listening.py; says so once it listens
 
 `GET /bytes/N` answers with N bytes, `PUT /sink` takes a body, throws it away and answers 204. HTTP/1.1, connections are
 kept. A body never enters user space: sendfile(2) sends the same MiB of memory again and again, and recv(2) with
@@ -15,6 +15,8 @@ import socket
 import sys
 import threading
 from contextlib import suppress
+
+from loadtests.scenarios.listening import listener_at, say_ready
 
 PIECE = 1 << 20
 _HEAD_LIMIT = 1 << 16
@@ -55,8 +57,8 @@ def memory_file() -> int:
 
 def main() -> None:
     memory = memory_file()
-    with socket.create_server(("127.0.0.1", int(sys.argv[1])), backlog=4096) as listener:
-        print("ready", flush=True)
+    with listener_at(sys.argv[1]) as listener:
+        say_ready()
         while True:
             peer, _ = listener.accept()
             peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -58,4 +58,4 @@ def measure(running: Running, ready: Client) -> Sample:
     """What the client reports, and what the relay's CPU time for each answer was, in microseconds."""
     meter = CpuMeter(running.pids)
     report = ready.go()
-    return report | cpu_columns(meter.spent(), report["answered"], _MICROSECONDS)
+    return report | cpu_columns(meter.spent(), report["answered"], _MICROSECONDS, may_idle=running.may_idle)

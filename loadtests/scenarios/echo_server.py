@@ -1,9 +1,9 @@
 """A websocket server that sends back what it gets (RFC 6455), frame by frame: the backend of the websocket scenario.
 
-    python -m loadtests.scenarios.echo_server PORT
+    python -m loadtests.scenarios.echo_server WHERE     # see listening.py; says so once it listens
 
-Listens on 127.0.0.1:PORT, says "ready" on stdout when it does, and serves until it is ended by a signal. Pings are
-answered, fragments come back as fragments, a close frame is sent back before the connection is closed.
+It serves until it is ended by a signal. Pings are answered, fragments come back as fragments, a close frame is sent
+back before the connection is closed.
 Plain epoll: behind every relay it must cost less than the relay.
 """
 
@@ -28,6 +28,7 @@ from loadtests.scenarios.frames import (
     server_frame,
     take,
 )
+from loadtests.scenarios.listening import listener_at, say_ready
 
 _CHUNK = 1 << 14
 _LONGEST_HEAD = 1 << 14
@@ -93,8 +94,8 @@ class Client:
 class Server:
     """All connections, in one thread. One whose answers are not taken is not read from until they are."""
 
-    def __init__(self, port: int) -> None:
-        self._listener = socket.create_server(("127.0.0.1", port), backlog=4096)
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
         self._listener.setblocking(False)
         self._epoll = select.epoll()
         self._epoll.register(self._listener, select.EPOLLIN)
@@ -163,10 +164,10 @@ def _send(connection: socket.socket, data: bytes) -> int:
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     raise_descriptor_limit()
-    server = Server(int(sys.argv[1]))
+    server = Server(listener_at(sys.argv[1]))
     gc.collect()
     gc.disable()
-    print("ready", flush=True)
+    say_ready()
     server.serve()
 
 

@@ -27,7 +27,7 @@ _COLUMNS = (
 )
 
 
-def fixed_rate(share: float, capacity: Callable[[], float]) -> Scenario:
+def fixed_rate(share: float, capacity: Callable[[], float], rounds: int = 100) -> Scenario:
     """`capacity`: what the slowest peer reached in this run, in requests per second; asked for at each measurement."""
     percent = f"{share * 100:.0f}"
     return Scenario(
@@ -35,6 +35,7 @@ def fixed_rate(share: float, capacity: Callable[[], float]) -> Scenario:
         title=f"A fixed rate, {percent} % of what the slowest peer can do, {CONNECTIONS} kept connections",
         columns=_COLUMNS,
         run=load(lambda: share * capacity()),
+        rounds=rounds,
         about=(
             f"Requests are due evenly spaced, on {CONNECTIONS} connections in turn, whatever becomes of them; latency "
             "counts from when a request was due, so it is corrected for coordinated omission."

@@ -17,6 +17,7 @@ def kept(connections: int) -> Scenario:
         title=f"Small requests, {connections:,} kept connection{'s' if connections > 1 else ''}",
         columns=wrk.columns("request"),
         run=wrk.load(connections, "/small"),
+        turns=wrk.TURNS,
         missing=wrk.missing(),
         about=f"wrk -t1 -c{connections}: 128 bytes for each request, one at a time on each connection.",
     )
@@ -29,6 +30,7 @@ def varied(connections: int) -> Scenario:
         title=f"No two requests with the same head, {connections:,} kept connections",
         columns=wrk.columns("request"),
         run=wrk.load(connections, "/", "-s", str(_VARIED)),
+        rounds=2,
         missing=wrk.missing(),
         about=f"wrk -t1 -c{connections} -s varied.lua: path, Referer and Cookie change with every request.",
     )

@@ -13,6 +13,7 @@ def new(connections: int) -> Scenario:
         title=f"One connection per request, {connections:,} at a time",
         columns=wrk.columns("connection"),
         run=wrk.load(connections, "/small", "-H", "Connection: close"),
+        turns=wrk.TURNS,
         missing=wrk.missing(),
         about=f'wrk -t1 -c{connections} -H "Connection: close": 128 bytes for each request.',
     )

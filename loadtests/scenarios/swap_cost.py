@@ -50,7 +50,8 @@ def swap_cost(connections: int = 32) -> Scenario:
             f"{connections} kept connections with one request after the other, and one new connection after the "
             "other. The second around the swap (from 0.1 s before it, at least until its end) beside the time before. "
             "Failed: no answer, or not 200. Reconnects: kept connections that were closed between two requests. "
-            "Retries: requests that met such a close on their way, and were sent once more."
+            "Retries: requests that met such a close on their way, and were sent once more. Of proxyctl steer and "
+            "inherit, a backend starts and another ends in it, and tells its connections; of the others none does."
         ),
     )
 

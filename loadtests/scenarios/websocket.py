@@ -30,6 +30,7 @@ def websocket() -> Scenario:
         title=f"Websocket echo, {CONNECTIONS} connections",
         columns=_COLUMNS,
         run=_run,
+        rounds=2,
         about=(
             f"Messages of {SIZE} bytes, one at a time on each connection; one message is what goes there and back. The "
             "client and the server are Python on plain epoll, so the relay is not all of what limits the rate."

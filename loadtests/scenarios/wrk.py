@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from loadtests.model import Backends, Running, Sample
 
+TURNS = 4
+
 _PATIENCE = 15.0  # for the report, in seconds
 _MICROSECONDS = {"us": 1.0, "ms": 1e3, "s": 1e6, "m": 60e6, "h": 3600e6}
 
@@ -48,7 +50,7 @@ def load(connections: int, path: str, *more: str) -> Callable[[Running, Backends
         text = _wrk(seconds, f"-c{connections}", *more, url)
         spent = meter.spent()
         sample = read_report(text)
-        return sample | cpu_columns(spent, sample.pop("requests"), 1e6)
+        return sample | cpu_columns(spent, sample.pop("requests"), 1e6, may_idle=running.may_idle)
 
     return run
 

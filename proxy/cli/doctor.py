@@ -6,14 +6,18 @@ import json
 import textwrap
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from proxy.cli.machine import Finding, examine
+from proxy.cli.machine import examine
 from proxy.cli.options import examples, given_socket, json_option, socket_option
 from proxy.cli.terminal import paint, width
 from proxy.config.paths import default_socket, default_state_dir, find
 from proxy.errors import ConfigError
+
+if TYPE_CHECKING:
+    from proxy.cli.finding import Finding
 
 _COLORS = {"ok": "green", "warn": "yellow", "fail": "red"}
 

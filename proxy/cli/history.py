@@ -46,7 +46,8 @@ _HEADERS = (
 def command(client: Client, service: str | None, limit: int, *, as_json: bool) -> None:
     """Show past swaps: phase times and outcome.
 
-    DRAINED connections of the old generation finished by themselves, FORCED ones were closed at the deadline.
+    DRAINED connections of the old generation finished by themselves, FORCED ones were closed at the deadline. OVERLAP,
+    with datapath "inherit", is for how long both generations accepted.
     """
     query = f"limit={limit}" + (f"&service={quote(service, safe='')}" if service else "")
     answer = client.get(f"/v1/history?{query}")
@@ -60,13 +61,21 @@ def render(entries: list[Json], *, width: int | None) -> list[str]:
     """The table, each failure with its reason below it."""
     if not entries:
         return ["nothing has been swapped yet"]
-    lines = table(_HEADERS, [_row(entry) for entry in entries], width=width)
+    overlaps = any(entry.get("overlap") is not None for entry in entries)
+    headers = (*_HEADERS, " OVERLAP") if overlaps else _HEADERS
+    lines = table(headers, [_row(entry) + _overlap(entry) * overlaps for entry in entries], width=width)
     shown = [lines[0]]
     for entry, text in zip(entries, lines[1:], strict=True):
         shown.append(text)
         if entry["error"]:
             shown.append(line([Cell(f"  {entry['error']}", "red")], width=width))
     return shown
+
+
+def _overlap(entry: Json) -> list[str | Cell]:
+    """For how long both generations accepted, which they do where they inherit the listening socket."""
+    seconds = entry.get("overlap")
+    return ["-" if seconds is None else took(seconds)]
 
 
 def _row(entry: Json) -> list[str | Cell]:

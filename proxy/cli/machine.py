@@ -9,14 +9,16 @@ import os
 import platform
 import re
 import socket
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
+from proxy.cli import datapaths
+from proxy.cli.finding import Finding
 from proxy.kernel import nofile, procfs
 from proxy.kernel.unixpath import reachable
 
-Level = Literal["ok", "warn", "fail"]
+if TYPE_CHECKING:
+    from proxy.cli.finding import Level
 
 MANY = 65536  # descriptors; below it a busy service can run into the limit
 _RESERVE = 64  # descriptors of a worker that are not connections
@@ -35,16 +37,6 @@ _COMPILED = ("relay/_transfer", "core/http/_scan")  # where there was a compiler
 _SYS_ADMIN = 21  # stands for CAP_BPF where the kernel is older than that
 
 
-@dataclass(frozen=True)
-class Finding:
-    """`fail` means that the proxy cannot run here; `fix` says how to change what is not `ok`."""
-
-    name: str
-    level: Level
-    value: str
-    fix: str = ""
-
-
 def examine(state_dir: Path, control_socket: Path) -> list[Finding]:
     """Look at this machine, for a proxy with these places."""
     limit = nofile.limit()
@@ -55,6 +47,7 @@ def examine(state_dir: Path, control_socket: Path) -> list[Finding]:
         compiled(everything=all(any(_PACKAGE.glob(f"{name}.*so")) for name in _COMPILED)),
         descriptors(limit.soft, limit.hard),
         privileges(os.geteuid(), capabilities),
+        datapaths.look(),
         low_ports(capabilities, _number("net/ipv4/ip_unprivileged_port_start", 1024)),
         accept_queue(_number("net/core/somaxconn", 0)),
         local_ports(_read("/proc/sys/net/ipv4/ip_local_port_range")),
@@ -63,6 +56,7 @@ def examine(state_dir: Path, control_socket: Path) -> list[Finding]:
         first_process(_read("/proc/1/comm")),
         state_folder(state_dir),
         *sockets(control_socket),
+        *datapaths.in_effect(control_socket),
     ]
 
 

@@ -70,5 +70,5 @@ def _tell(result: Json, *, as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps(contract(result)))
     elif swapped:
-        click.echo(outcome.success(result))
+        click.echo("\n".join(filter(None, [outcome.success(result), outcome.overlap(result)])))
     return 0 if swapped else 1

@@ -28,6 +28,12 @@ def success(result: Json) -> str:
     return f"{result['service']}: {result['to']} serves; took {took(duration(result))}, {drained(result)}"
 
 
+def overlap(result: Json) -> str:
+    """For how long the kernel chose which generation accepts; empty where only one did, as with most data paths."""
+    seconds = result.get("overlap")
+    return "" if seconds is None else f"both generations accepted for {took(seconds)}"
+
+
 def duration(result: Json) -> float:
     """Seconds from the beginning to the end of all."""
     return float(result["finished"] - result["started"])

@@ -21,7 +21,8 @@ _COLORS = {
 }  # everything else is on its way: yellow
 
 _GENERATION = (" GEN", "VERSION", "STATE", " CONNECTIONS", "HEALTHY", " AGE")
-_WITH_REQUESTS = (*_GENERATION[:4], " IN FLIGHT", *_GENERATION[4:])
+_REQUESTS = (" IN FLIGHT",)  # only where requests are understood
+_STEERING = (" STEERED", " FELL THROUGH")  # only where connections are to be steered
 
 
 def overview(status: Json, *, now: float, width: int | None) -> list[str]:
@@ -98,9 +99,13 @@ def _service(name: str, service: Json, now: float, width: int | None) -> list[st
     ]
     generations = sorted(service["generations"], key=lambda each: each["id"], reverse=True)
     lines = [line(head, width=width, gap=" ")]
+    lines += [paint(part, "yellow") for part in _wrapped("  " + fallback(service), width)]
     if generations:
-        heads = _WITH_REQUESTS if _knows_requests(generations[0]) else _GENERATION
-        lines += table(heads, [_generation(each, now) for each in generations], width=width, indent=2)
+        steers = _datapaths(service)[0] == "steer"
+        more = (*(_REQUESTS if _knows_requests(generations[0]) else ()), *(_STEERING if steers else ()))
+        heads = (*_GENERATION[:4], *more, *_GENERATION[4:])
+        rows = [_generation(each, now, steers=steers) for each in generations]
+        lines += table(heads, rows, width=width, indent=2)
     for generation in generations:
         several = len(generation["replicas"]) > 1 or len(generations) > 1
         for index, replica in enumerate(generation["replicas"]):
@@ -117,7 +122,21 @@ def _service(name: str, service: Json, now: float, width: int | None) -> list[st
     return lines
 
 
-def _generation(generation: Json, now: float) -> list[str | Cell]:
+def _datapaths(service: Json) -> tuple[str, str, str]:
+    """The one that is configured, the one in effect, and why it is another; a proxy of the release before has one."""
+    effective: str = service["datapath"]
+    return service.get("datapath_configured", effective), effective, service.get("datapath_reason", "")
+
+
+def fallback(service: Json) -> str:
+    """What to say of a service whose data path is not the configured one; empty where it is."""
+    configured, effective, reason = _datapaths(service)
+    if configured == effective:
+        return ""
+    return f'"{configured}" is configured, and "{effective}" in effect' + (f": {reason}" if reason else "")
+
+
+def _generation(generation: Json, now: float, *, steers: bool) -> list[str | Cell]:
     replicas = generation["replicas"]
     healthy = sum(replica["healthy"] for replica in replicas)
     sick = healthy < len(replicas) and generation["state"] in {"active", "draining", "warm"}
@@ -127,6 +146,7 @@ def _generation(generation: Json, now: float) -> list[str | Cell]:
         Cell(generation["state"], _color(generation["state"])),
         str(generation["connections"]),
         *([str(generation["in_flight"])] if _knows_requests(generation) else []),
+        *([str(generation.get(name, 0)) for name in ("steered", "fallen_through")] if steers else []),
         Cell(f"{healthy} of {len(replicas)}", "red" if sick else ""),
         age(now - generation["since"]),
     ]
@@ -158,7 +178,8 @@ def _last(last: Json, now: float, width: int | None) -> list[str]:
     took_text = took(outcome.duration(last))
     ago = f"{age(now - last['finished'])} ago"
     if last["result"] == "swapped":
-        text = f"  last: {_kind(last)}, {ago}, took {took_text}, {outcome.drained(last)}"
+        facts = filter(None, [outcome.drained(last), outcome.overlap(last)])
+        text = f"  last: {_kind(last)}, {ago}, took {took_text}, {', '.join(facts)}"
         return [line([Cell(text, "dim")], width=width)]
     text = f"  last: {_kind(last)} {last['result'].replace('_', ' ')}, {ago}: {last['error'] or 'no reason was given'}"
     return [line([Cell(text, "red")], width=width)]

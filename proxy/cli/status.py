@@ -34,9 +34,10 @@ _PACE = 0.1  # seconds that events are gathered for, so that many of them are on
 def command(client: Client, service: str | None, *, watch: bool, as_json: bool) -> None:
     """Show what runs and what is under way.
 
-    For each service: its state, its listeners and active version; each generation with its connections, requests in
-    flight (with protocol "http"), healthy replicas and age; how far a drain is and when its deadline comes; how the
-    last swap ended.
+    For each service: its state, its listeners and active version; the data path in effect, and why if it is not the
+    configured one; each generation with its connections, requests in flight (with protocol "http"), connections
+    steered and fallen through to a worker (with datapath "steer"), healthy replicas and age; how far a drain is and
+    when its deadline comes; how the last swap ended.
     """
     if watch:
         _watch(client, service, as_json=as_json)

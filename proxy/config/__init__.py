@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from proxy.config.adhoc import adhoc_version
     from proxy.config.loader import Examined, examine, examine_text, load
     from proxy.config.schema import json_schema
-    from proxy.config.settings import Admin, Drain, Health, Http, Service, Settings, Version
+    from proxy.config.settings import Admin, Drain, Health, Http, Service, Settings, Steering, Version
 
 __all__ = [
     "Admin",
@@ -24,6 +24,7 @@ __all__ = [
     "Http",
     "Service",
     "Settings",
+    "Steering",
     "Version",
     "adhoc_version",
     "admin_socket",
@@ -38,7 +39,7 @@ _HOMES = {
     "adhoc_version": "adhoc",
     **dict.fromkeys(("Examined", "examine", "examine_text", "load"), "loader"),
     "json_schema": "schema",
-    **dict.fromkeys(("Admin", "Drain", "Health", "Http", "Service", "Settings", "Version"), "settings"),
+    **dict.fromkeys(("Admin", "Drain", "Health", "Http", "Service", "Settings", "Steering", "Version"), "settings"),
 }
 
 

@@ -31,7 +31,7 @@ def adhoc_version(name: str, command: Sequence[str], service: Service) -> Versio
         "user": like.user,
         "output": like.output,
     }
-    findings = list(check_version((), {**values, "command": list(command)}))
+    findings = list(check_version((), {**values, "command": list(command)}, service.datapath))
     try:
         version = Version.model_validate(values)
     except ValidationError as error:

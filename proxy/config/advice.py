@@ -7,6 +7,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 from proxy.config.findings import Finding, dotted
+from proxy.config.shortcuts import shortcut
 from proxy.core import placeholders
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def _service(path: Path, service: Service) -> Iterator[Finding]:
         message = "nothing is checked: connections go to a new version as soon as its process runs"
         yield Finding((*path, "health", "type"), message, '"tcp" waits until it accepts connections')
     yield from _words((*path, "health", "command"), service.health.command)
+    yield from shortcut(path, service)
 
 
 def _version(path: Path, version: Version) -> Iterator[Finding]:

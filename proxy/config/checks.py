@@ -28,6 +28,7 @@ _SET_BY_PROXY = {
     "PROXY_SERVICE": "",
     "PROXY_SUPERVISOR": "",
 }
+_SET_WITH_INHERIT = dict.fromkeys(("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET"), "")
 
 
 def check(table: TableDict) -> Iterator[Finding]:
@@ -39,7 +40,7 @@ def check(table: TableDict) -> Iterator[Finding]:
         yield from _active(path, service.get("active"), versions)
         yield from _health((*path, "health"), _table(service.get("health")))
         for version, recipe in versions.items():
-            yield from check_version((*path, "versions", version), recipe)
+            yield from check_version((*path, "versions", version), recipe, service.get("datapath"))
     yield from _addresses(table, services)
 
 
@@ -65,11 +66,18 @@ def _health(path: Path, health: TableDict) -> Iterator[Finding]:
         for key in health.keys() & {"path", "status"}:
             message = f'checks are of type "tcp" unless told otherwise, and use no {key}'
             yield Finding((*path, key), message, 'add type = "http", or remove it', at_key=True)
+    if "fd" in template.names(_texts(health)):
+        message = "{fd} means nothing here: only a backend is given the public listening socket"
+        yield Finding((*path, "command"), message, "{port} is the backend's private port")
 
 
-def check_version(path: Path, recipe: TableDict) -> Iterator[Finding]:
-    """Yield what is wrong between the keys of one version."""
+def check_version(path: Path, recipe: TableDict, datapath: object = "relay") -> Iterator[Finding]:
+    """Yield what is wrong between the keys of one version, and with the `datapath` of its service."""
+    inherits = datapath == "inherit"
     if "address" in recipe:
+        if inherits:
+            message = 'datapath "inherit" needs a command: only what is started here can be given the listening socket'
+            yield Finding((*path, "address"), message, 'set datapath = "relay" in the service', at_key=True)
         yield from _external(path, recipe)
     elif _is_empty(recipe.get("command")):
         message = "a command cannot be empty" if "command" in recipe else "a version needs a command, or an address"
@@ -79,16 +87,23 @@ def check_version(path: Path, recipe: TableDict) -> Iterator[Finding]:
     if {"port", "socket"} <= names:
         message = "{port} and {socket} are both used, but a backend accepts on one of them"
         yield Finding((*path, "command"), message, "remove one of them, in command or env")
-    yield from _reserved_variables((*path, "env"), _table(recipe.get("env")), names)
+    elif inherits and "socket" in names:
+        message = 'with datapath "inherit" a backend accepts on the public listening socket, not on {socket}'
+        yield Finding((*path, "command"), message, "{fd} is its number, and $LISTEN_FDS says how many there are")
+    if "fd" in names and not inherits:
+        message = '{fd} is the public listening socket, which only datapath "inherit" gives to a backend'
+        yield Finding((*path, "command"), message, 'use {port}, or set datapath = "inherit" in the service')
+    reserved = _SET_BY_PROXY | _SET_WITH_INHERIT if inherits else _SET_BY_PROXY
+    yield from _reserved_variables((*path, "env"), _table(recipe.get("env")), names, reserved)
 
 
-def _reserved_variables(path: Path, env: TableDict, names: set[str]) -> Iterator[Finding]:
+def _reserved_variables(path: Path, env: TableDict, names: set[str], reserved: dict[str, str]) -> Iterator[Finding]:
     for key, value in env.items():
-        if key not in _SET_BY_PROXY or value == _SET_BY_PROXY[key]:
+        if key not in reserved or value == reserved[key]:
             continue
         if key == "PORT" and "socket" in names:
             continue  # there is no private port then, and the program may have another use for the variable
-        meaning = f", to what {_SET_BY_PROXY[key]} stands for" if _SET_BY_PROXY[key] else ""
+        meaning = f", to what {reserved[key]} stands for" if reserved[key] else ""
         message = f"this variable is set by the proxy{meaning}"
         yield Finding((*path, key), message, "use another name, or remove it", at_key=True)
 

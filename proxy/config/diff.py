@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from proxy.config.settings import Service, Settings, Version
     from proxy.core.address import Address
 
-_NEEDS_RESTART = ("state_dir", "workers", "admin.socket", "admin.listen")
+_NEEDS_RESTART = ("state_dir", "workers", "admin.socket", "admin.listen", "steering.marks")
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class ServiceDiff:
         yield from (f"{self.name}: version {version} added" for version in self.versions_added)
         yield from (f"{self.name}: version {version} removed" for version in self.versions_removed)
         yield from (f"{self.name}: {change} (from its next start)" for change in self.recipes)
-        yield from (f"{self.name}: {change}" for change in self.settings)
+        yield from (f"{self.name}: {change}{_from_when(change)}" for change in self.settings)
         if self.active:
             yield f"{self.name}: {self.active}"
 
@@ -94,7 +94,10 @@ class Diff:
 
 def diff(old: Settings, new: Settings) -> Diff:
     """Compare two validated configs. The order of services and versions means nothing."""
-    changes = _changes(old, new, skip={"path", "services", "admin"}) + _changes(old.admin, new.admin, prefix="admin.")
+    changes = _changes(old, new, skip={"path", "services", "admin", "steering"})
+    changes += _changes(old.admin, new.admin, prefix="admin.") + _changes(
+        old.steering, new.steering, prefix="steering."
+    )
     services = (service_diff(old.services[name], new.services[name]) for name in _common(old.services, new.services))
     return Diff(
         added=_missing_from(old.services, new.services),
@@ -126,6 +129,15 @@ def service_diff(old: Service, new: Service) -> ServiceDiff:
             *_changes(old.drain, new.drain, prefix="drain."),
         ),
     )
+
+
+def _from_when(change: Change) -> str:
+    """Between "relay" and "steer" the next connection is the first; a listening socket is given to a backend when it is
+    started, or not at all.
+    """
+    if change.key != "datapath":
+        return ""
+    return " (from the next swap or restart)" if "inherit" in {change.old, change.new} else " (for new connections)"
 
 
 def _recipe_changes(old: Version, new: Version) -> tuple[Change, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, get_args
 
 from proxy.config.findings import Finding, dotted
-from proxy.config.settings import Admin, Drain, Health, Http, NotInFile, Service, Settings, Table, Version
+from proxy.config.settings import Admin, Drain, Health, Http, NotInFile, Service, Settings, Steering, Table, Version
 from proxy.config.suggest import suggest
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def _belongs(parent: list[str], key: str) -> str:
         (Http, [*service, "http"]),
         (Version, version),
         (Admin, ["admin"]),
+        (Steering, ["steering"]),
     ]
     if key in keys_of(Settings) and key != "services":
         return f'"{key}" belongs at the top of the file, before the first [table]'

@@ -13,7 +13,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.config import JsonDict
 from pydantic_core import PydanticOmit
 
-from proxy.config import paths, values
+from proxy.config import marks, paths, values
+from proxy.config.marks import Marks
 from proxy.config.values import BadValueError
 from proxy.core.address import Address
 from proxy.core.duration import parse_duration
@@ -35,13 +36,11 @@ def _positive(seconds: float) -> float:
     return seconds
 
 
-def _choice(known: Any, *later: str) -> BeforeValidator:
-    available = tuple(word for word in known.__args__ if word not in later)
-    check = partial(values.choice, known=known.__args__, later=later)
-    return BeforeValidator(check, json_schema_input_type=Literal[available])
+def _choice(known: Any) -> BeforeValidator:
+    return BeforeValidator(partial(values.choice, known=known.__args__), json_schema_input_type=known)
 
 
-def _written(value: Address | StatusRanges | None) -> str:
+def _written(value: Address | StatusRanges | Marks | None) -> str:
     return "" if value is None else str(value)
 
 
@@ -55,6 +54,7 @@ Listen = Annotated[Address, PlainValidator(values.listen_address, json_schema_in
 External = Annotated[Address, PlainValidator(values.backend_address, json_schema_input_type=str), AsWritten]
 AdminListen = Annotated[Address | None, PlainValidator(values.admin_address, json_schema_input_type=str), AsWritten]
 Statuses = Annotated[StatusRanges, PlainValidator(values.statuses, json_schema_input_type=str | int), AsWritten]
+MarkRange = Annotated[Marks, PlainValidator(values.mark_range, json_schema_input_type=str), AsWritten]
 AbsolutePath = Annotated[Path, PlainValidator(values.absolute_path, json_schema_input_type=str)]
 Folder = Annotated[Path, PlainValidator(values.folder_path, json_schema_input_type=str)]
 Variable = Annotated[str, BeforeValidator(values.variable)]
@@ -93,6 +93,14 @@ class Admin(Table):
 
     listen: AdminListen = Field(default=None, json_schema_extra={"default": ""})
     """A loopback address for /metrics, /livez, /readyz and the API, such as "127.0.0.1:9900". Empty: none."""
+
+
+class Steering(Table):
+    """How connections are told apart that the kernel hands to backends, with datapath "steer"."""
+
+    marks: MarkRange = Field(default=marks.DEFAULT, json_schema_extra={"default": str(marks.DEFAULT)})
+    """Firewall marks (SO_MARK) that nothing else on this machine uses, first-last: each generation that lives has one
+    of them on its connections. At least 16; at most 255 are used."""
 
 
 class Health(Table):
@@ -160,9 +168,12 @@ class Drain(Table):
     stop_timeout: Duration = 10.0
     """Time from stop_signal to SIGKILL. 0 kills at once."""
 
-    signal_at: Annotated[SignalAt, _choice(SignalAt)] = "end"
+    signal_at: Annotated[
+        SignalAt | None, BeforeValidator(values.signal_at, json_schema_input_type=Literal["", SignalAt])
+    ] = Field(default=None, json_schema_extra={"default": ""})
     """"end": stop_signal is sent when the connections are drained; "start": when draining starts, for backends that say
-    goodbye to their clients themselves."""
+    goodbye to their clients themselves. Empty: "end"; "start" for a generation that is steered, where nobody else can
+    say it: a backend that cuts its connections at stop_signal then wants "end", or another stop_signal."""
 
     keep_warm: Duration = 0.0
     """Keep the drained generation running so long, for an instant rollback."""
@@ -180,7 +191,8 @@ class Version(Table):
 
     command: Command = ()
     """The program and its arguments; a string is split as a shell would, but no shell runs. {port} is a free private
-    port on 127.0.0.1, {socket} a private Unix socket path; {version}, {generation} and {replica} say what is started.
+    port on 127.0.0.1, {socket} a private Unix socket path, {fd} the number of the public listening socket (datapath
+    "inherit"); {version}, {generation} and {replica} say what is started.
     The environment has PORT, PROXY_VERSION and PROXY_GENERATION."""
 
     replicas: Annotated[int, Field(ge=1, le=1000), Whole] = 1
@@ -217,8 +229,9 @@ class Service(Table):
     """"tcp": bytes are relayed, whatever they mean; "http": HTTP/1 requests are understood, so that connections move to
     a new version between two of them. What is not HTTP/1 is relayed as with "tcp"."""
 
-    datapath: Annotated[Datapath, _choice(Datapath, "steer", "inherit")] = "relay"
-    """"relay": connections go through a worker of the proxy."""
+    datapath: Annotated[Datapath, _choice(Datapath)] = "relay"
+    """"relay": connections go through a worker of the proxy; "steer": the kernel hands them to the backend, where it
+    can, and the rest is relayed; "inherit": the backend is given the public listening socket and accepts by itself."""
 
     balance: Annotated[Balance, _choice(Balance)] = "least"
     """Among replicas: "least" connections, or "round_robin"."""
@@ -256,5 +269,7 @@ class Settings(Table):
     """On stop, /readyz says 503 for so long before the listeners close, for a balancer in front."""
 
     admin: Admin = Field(default_factory=Admin)
+
+    steering: Steering = Field(default_factory=Steering)
 
     services: Annotated[dict[str, Service], Field(min_length=1, json_schema_extra=_NAMES)]

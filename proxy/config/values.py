@@ -14,6 +14,7 @@ from pathlib import Path
 from signal import Signals
 from typing import TYPE_CHECKING
 
+from proxy.config.marks import Marks
 from proxy.config.suggest import listed, suggest
 from proxy.core import placeholders
 from proxy.core.address import Address
@@ -59,17 +60,17 @@ def boolean(value: object) -> bool:
     return value
 
 
-def choice(value: object, *, known: tuple[str, ...], later: tuple[str, ...] = ()) -> str:
-    """One of the `known` words; those in `later` are in the contract, and come with a later release."""
-    available = [word for word in known if word not in later]
+def choice(value: object, *, known: tuple[str, ...]) -> str:
     word = text(value)
-    if word in later:
-        only = "the only choice is" if len(available) == 1 else "choose"
-        raise BadValueError(f'"{word}" is not available in this release', f"for now {only} {listed(available)}")
     if word in known:
         return word
-    meant = suggest(word, available)
-    raise BadValueError(f'"{word}" is not one of {listed(available)}', f'did you mean "{meant}"?' if meant else "")
+    meant = suggest(word, known)
+    raise BadValueError(f'"{word}" is not one of {listed(known)}', f'did you mean "{meant}"?' if meant else "")
+
+
+def signal_at(value: object) -> str | None:
+    """None: the data path decides."""
+    return None if value is None or value == "" else choice(value, known=("end", "start"))
 
 
 def several(value: object) -> object:
@@ -206,6 +207,10 @@ def statuses(value: object) -> StatusRanges:
     if isinstance(value, StatusRanges):
         return value
     return StatusRanges.parse(str(value) if type(value) is int else text(value))
+
+
+def mark_range(value: object) -> Marks:
+    return value if isinstance(value, Marks) else Marks.parse(text(value))
 
 
 def request_path(value: object) -> str:

@@ -34,6 +34,15 @@ The workers:
     traffic, sums    what they counted
     shared_lock  what keeps a switch from happening amid that
 
+Connections that no worker relays:
+
+    steering     the kernel hands them to the active backend's own socket
+    steerable    which sockets those are, and why it cannot be done where it cannot
+    steer_table  what the kernel is told
+    inheriting   backends accept on the public listener themselves: how one gives way to the next
+    handing, readiness    what a backend is started with then, and how it says that it is ready
+    open_connections    what a generation still has open, whichever way it came
+
 What outlives this process, and is taken over by the next one:
 
     state, state_file    what is remembered, and its file

@@ -14,18 +14,20 @@ import trio
 
 from proxy import __version__, config
 from proxy.config.suggest import nearest
-from proxy.control import clock, inherited, lock, output, reaper, relief, running, sample
+from proxy.control import clock, inherited, listeners, lock, output, reaper, relief, running, sample
 from proxy.control.counters import CountersFile
 from proxy.control.deps import Deps
 from proxy.control.ending import Ending
 from proxy.control.events import Bus
 from proxy.control.history import History
 from proxy.control.notify import ServiceManager
+from proxy.control.open_connections import OpenConnections
 from proxy.control.ports import Ports
 from proxy.control.reload import Reload
-from proxy.control.service import SERIES_LIFETIME, Service
+from proxy.control.service import INHERITED, SERIES_LIFETIME, Service
 from proxy.control.state import ProcessRecord, ServiceRecord
 from proxy.control.state_file import StateFile
+from proxy.control.steering import KERNEL, Steering
 from proxy.control.traffic import name_of
 from proxy.control.trouble import Troubles
 from proxy.control.upgrade import HELD_SIGNALS, Upgrade
@@ -56,6 +58,7 @@ ServeApi = Callable[["App", trio.Event, trio.TaskStatus[None]], Awaitable[None]]
 log = logging.getLogger(__name__)
 
 _API_FAREWELL = 2.0
+_BESIDE_WORKERS = (KERNEL, INHERITED)  # who counts connections too
 
 
 class App:
@@ -86,6 +89,9 @@ class App:
         count = settings.workers or len(os.sched_getaffinity(0))
         ending = Ending()
         pool = WorkerPool(count, state_dir, bus, log_format, access_log, ending=ending, troubles=troubles)
+        steering = Steering(state_dir, settings.steering.marks, pool.traffic)
+        for name in _BESIDE_WORKERS:
+            pool.traffic.join(name, name)
         self.deps = Deps(
             config_path=settings.path,
             state_dir=state_dir,
@@ -93,6 +99,8 @@ class App:
             history=History(state_dir / "history.jsonl", troubles),
             metrics=metrics,
             pool=pool,
+            steering=steering,
+            open=OpenConnections(pool, steering),
             ports=Ports(),
             state=StateFile(state_dir / "state.json", troubles),
             counters=CountersFile(state_dir / "counters.json", metrics, pool.traffic, troubles=troubles),
@@ -128,6 +136,8 @@ class App:
                     await self._start(nursery, serve_api, found, handed_on)
                 except ProxyError:
                     self.deps.ending.is_orderly = found.how == "first"
+                    if found.how == "first":
+                        self.deps.steering.remove()
                     raise
                 await self._stopping.wait()
                 self.deps.ending.is_orderly = True
@@ -157,11 +167,12 @@ class App:
         if found.how == "first":
             deps.counters.discard()
         else:
-            deps.counters.load([name_of(worker.identity) for worker in found.workers])
+            deps.counters.load([*_BESIDE_WORKERS, *(name_of(worker.identity) for worker in found.workers)])
         deps.metrics.control_started(found.how)
         for settings in self.settings.services.values():
             self.services[settings.name] = Service(settings, deps)
         self._bind_all(handed_on, is_first=found.how == "first")
+        self._find_steered(found)
         for background in (self.manager.run, reaper.run, deps.state.run, deps.history.run, deps.counters.run):
             nursery.start_soon(background)
         nursery.start_soon(clock.watch, deps.troubles)
@@ -172,6 +183,9 @@ class App:
         await nursery.start(deps.pool.run, found.workers)
         for name, service in tuple(self.services.items()):
             await self.start_service(service, found.verdicts.get(name))
+        deps.steering.forget_others(
+            {(each.name, number) for each in self.services.values() for number in each.generations}, self.services
+        )
         await self._apply_changes(handed_on)
         self.api_sockets, handed_on.control = handed_on.control, {}
         self._api_over = trio.Event()
@@ -276,6 +290,21 @@ class App:
         self.deps.metrics.forget_service(service.name)
         log.info("service removed", extra=facts(service=service.name))
 
+    def _find_steered(self, found: Running) -> None:
+        """Go on with what the kernel was told, or begin anew where nothing runs that it was told of."""
+        steering = self.deps.steering
+        if found.how == "first":
+            steering.remove()
+            steering.remove_strangers(
+                [
+                    listeners.bound_address(address, service.listeners[str(address)])
+                    for service in self.services.values()
+                    for address in service.settings.listen
+                ]
+            )
+        else:
+            steering.find()
+
     def _bind_all(self, handed_on: Inherited, *, is_first: bool) -> None:
         try:
             for service in self.services.values():
@@ -347,6 +376,7 @@ class App:
                 for service in self.services.values():
                     closing.start_soon(service.close)
             nursery.cancel_scope.cancel()
+        self.deps.steering.remove()
         self.deps.bus.close()
         self._api_shutdown.set()
         with trio.move_on_after(_API_FAREWELL):
@@ -368,7 +398,7 @@ class App:
     # What the API asks for.
 
     async def status(self) -> Json:
-        await self.deps.pool.refresh()
+        await self._refresh()
         pool, limit = self.deps.pool, nofile.limit()
         workers = [{"pid": worker.pid, "connections": pool.traffic.connections(worker)} for worker in pool.workers]
         status = {
@@ -392,7 +422,7 @@ class App:
 
     async def service_status(self, service: str) -> Json:
         found = self._service(service)
-        await self.deps.pool.refresh()
+        await self._refresh()
         return found.describe()
 
     async def swap(self, service: str, request: SwapRequest) -> Operation:
@@ -447,7 +477,7 @@ class App:
         return self.deps.bus.subscribe()
 
     async def metrics(self, *, openmetrics: bool) -> tuple[bytes, str]:
-        await self.deps.pool.refresh()
+        await self._refresh()
         rendered = self.deps.metrics.render(openmetrics=openmetrics)
         await self.deps.counters.shown()
         return rendered
@@ -457,6 +487,13 @@ class App:
             return ["the proxy is stopping"]
         services = [service for service in self.services.values() if not service.removed]
         return [reason for service in services if (reason := service.not_ready())]
+
+    async def _refresh(self) -> None:
+        """Bring every count up to date."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.deps.open.refresh)
+            for service in tuple(self.services.values()):
+                nursery.start_soon(service.refresh)
 
     def _service(self, name: str) -> Service:
         if name not in self.services:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from proxy.control import launch, ownership, reaper, recipe, sockets
+from proxy.control import held, launch, ownership, readiness, reaper, recipe, sockets
 from proxy.control.exits import Exit
 from proxy.control.family import Family
 from proxy.control.mark import EarlierRun, Mark, Marked, supervisor
@@ -18,19 +18,23 @@ from proxy.control.record import Record
 from proxy.core import template
 from proxy.core.address import Address
 from proxy.errors import StartError
-from proxy.kernel import pidfd, procfs
+from proxy.kernel import listen_exec, pidfd, procfs
 from proxy.kernel.procfs import ProcessId
 from proxy.logs import facts
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    import socket
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from proxy.config.settings import Service, Version
     from proxy.control.check import Subject
     from proxy.control.output import LogFile
     from proxy.control.ports import Ports
+    from proxy.control.readiness import Readiness
     from proxy.control.trouble import Troubles
+
+_FIRST_LOOK, _LAST_LOOK, _SLOWER = 0.005, 0.2, 1.5  # seconds between two looks at what a family holds, and a factor
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +45,18 @@ class Backend:
     """
 
     def __init__(
-        self, record: Record, *, subject: Subject, ports: Ports, log_file: LogFile | None, process: trio.Process | None
+        self,
+        record: Record,
+        *,
+        subject: Subject,
+        ports: Ports,
+        log_file: LogFile | None,
+        process: trio.Process | None,
+        heritage: Heritage | None = None,
     ) -> None:
         self.record = record
         self.subject = subject
+        self._heritage = heritage
         self._ports = ports
         self._log_file = log_file
         self._process = process
@@ -67,6 +79,16 @@ class Backend:
     def address(self) -> Address:
         """Where it is to accept connections."""
         return self.subject.address
+
+    @property
+    def inherits(self) -> bool:
+        """Whether it was given the public listeners."""
+        return self._heritage is not None
+
+    @property
+    def has_own_endpoint(self) -> bool:
+        """Whether `address` is where it alone is to accept; without, it is a public listener, which others have too."""
+        return self._heritage is None or self._heritage.has_own_endpoint
 
     @property
     def replica(self) -> int:
@@ -98,6 +120,8 @@ class Backend:
                 await self._gone.wait()
                 return
             self._grace = trio.CancelScope(deadline=deadline)
+            if self._heritage:
+                self._heritage.readiness.hush()
             try:
                 await trio.to_thread.run_sync(self._include_orphans)
                 left = await self._family.stop(stop_signal, self._grace)
@@ -120,12 +144,50 @@ class Backend:
         """The pids of everything that came out of it and runs, wherever it went."""
         return {member.pid for member in self._family.members()}
 
+    def is_ready(self) -> bool:
+        """Whether it was given the public listeners and has said READY=1, or is known to be well without."""
+        return self._heritage is not None and self._heritage.readiness.is_ready
+
+    async def ready(self) -> None:
+        """Wait until it says READY=1; for one that was not given the public listeners, for ever."""
+        if self._heritage is None:
+            await trio.sleep_forever()
+        else:
+            await self._heritage.readiness.wait(self._is_member)
+
+    def settle(self) -> None:
+        """It need not say READY=1 any more, since it is known to be well. What it still says is thrown away."""
+        if self._heritage:
+            self._heritage.readiness.settle()
+
+    def said(self) -> tuple[str, int]:
+        """What it said last as its STATUS, and the pid of who else said READY=1; "" and 0 where there is none."""
+        if self._heritage is None:
+            return "", 0
+        return self._heritage.readiness.status, self._heritage.readiness.stranger
+
+    async def lets_go(self, inodes: Collection[int]) -> None:
+        """Wait until none of its processes holds any of these sockets, or all have ended."""
+        pause = _FIRST_LOOK
+        while members := await trio.to_thread.run_sync(self._holders, inodes):
+            with trio.move_on_after(pause):  # no event tells that a process has closed a descriptor
+                await pidfd.wait_gone(members)
+            pause = min(pause * _SLOWER, _LAST_LOOK)
+
+    def connections(self, addresses: Collection[Address] = ()) -> int:
+        """How many connections its processes hold that came in at these public addresses; without any, at those of the
+        listeners that it was given, of which only the first is known of one that was taken over. Takes milliseconds.
+        """
+        if not addresses and self._heritage:
+            addresses = self._heritage.addresses
+        return held.connections(self.tree(), addresses)
+
     async def check_owner(self) -> str:
-        """Return why the endpoint cannot be said to be ours, or nothing when it is.
+        """Return why the endpoint cannot be said to be ours, or nothing when it is. A public one is not asked about.
 
         Raises StartError when someone else's socket is there.
         """
-        return await trio.to_thread.run_sync(self._check_owner)
+        return await trio.to_thread.run_sync(self._check_owner) if self.has_own_endpoint else ""
 
     def listens_on(self) -> tuple[Address, ...]:
         """Every address that it, or what it started, listens on."""
@@ -159,6 +221,8 @@ class Backend:
         """Count in who listens on our endpoint and was left to us, though it has covered its tracks: some daemons
         overwrite their environment to show a title.
         """
+        if not self.has_own_endpoint:  # everyone of the service listens there, and so do we
+            return
         try:
             strangers = ownership.strangers(self.address, self.tree())
         except OSError as error:  # no more descriptors, say: nothing may keep the others from being stopped
@@ -169,6 +233,20 @@ class Backend:
             if found and found.ppid == os.getpid() and not reaper.is_awaited(found.id):
                 self._family.include([found.pid])
 
+    def _holders(self, inodes: Collection[int]) -> set[ProcessId]:
+        """All of its processes, as long as one of them has one of the sockets."""
+        members = self._family.members()
+        return members if held.holds_any((member.pid for member in members), inodes) else set()
+
+    def _is_member(self, pid: int) -> bool:
+        """A zombie is one too: a program that only says READY=1 for another may have ended by now."""
+        found = procfs.process(pid)
+        try:
+            return found is not None and (found.session == self.pid or pid in self.tree())
+        except OSError as error:
+            log.warning("cannot tell who said READY=1", extra=facts(pid=pid, reason=error.strerror))
+            return False
+
     async def _close(self, left: set[ProcessId]) -> None:
         if left:
             log.error(
@@ -177,7 +255,10 @@ class Backend:
             )
         if self._main not in left:
             await self.exited()
-        sockets.remove(self.address)
+        if self.has_own_endpoint:
+            sockets.remove(self.address)
+        if self._heritage:
+            self._heritage.readiness.close()
         if self.record.port is not None:
             self._ports.release(self.record.port)
 
@@ -191,13 +272,19 @@ async def start(
     state_dir: Path,
     ports: Ports,
     troubles: Troubles | None = None,
+    listeners: Sequence[socket.socket] = (),
 ) -> Backend:
-    """Start the version's command. Raises StartError when it cannot be; that it is healthy is the prober's to say."""
+    """Start the version's command. Raises StartError when it cannot be; that it is healthy is the prober's to say.
+
+    With `listeners`, the public ones, it gets those as descriptors 3, 4 …, and a private port only if it asks for one.
+    """
     user = await trio.to_thread.run_sync(launch.find_user, version.user) if version.user else None
     wanted = template.names((*version.command, *version.env.values()))
+    mark = Mark(supervisor(state_dir), service.name, generation, replica)
+    public = tuple(_address(each) for each in listeners)
     with contextlib.ExitStack() as undo:
         port = None
-        if "socket" not in wanted or "port" in wanted:
+        if "port" in wanted or not (public or "socket" in wanted):
             port = ports.take()
             undo.callback(ports.release, port)
         if "socket" in wanted:
@@ -205,16 +292,24 @@ async def start(
             address = Address(path=str(path))
             undo.callback(sockets.remove, address)
         else:
-            address = Address(host="127.0.0.1", port=port or 0)
-        mark = Mark(supervisor(state_dir), service.name, generation, replica)
-        subject = recipe.subject(version, mark, address, port, user)
+            address = public[0] if port is None else Address(host="127.0.0.1", port=port)
+        subject = recipe.subject(version, mark, address, port, user, listen_exec.FIRST if public else None)
+        env, heritage = subject.env, None
+        if public:
+            heritage = Heritage(
+                readiness.bind(state_dir, mark, user), public, has_own_endpoint=address is not public[0]
+            )
+            undo.callback(heritage.readiness.close)
+            env = {**env, **recipe.service_manager(mark, len(public), heritage.readiness.path)}
         log_file = recipe.log_file(version, mark, state_dir, troubles)
         command = tuple(subject.values.fill(word) for word in version.command)
-        process = await launch.launch(command, env=subject.env, cwd=subject.cwd, user=user, log_file=log_file)
+        process = await launch.launch(
+            command, env=env, cwd=subject.cwd, user=user, log_file=log_file, listeners=listeners
+        )
         undo.pop_all()
     identity = ProcessId(process.pid, reaper.start_time(process.pid))
     record = Record.of(mark, version.name, identity, address, port)
-    return Backend(record, subject=subject, ports=ports, log_file=log_file, process=process)
+    return Backend(record, subject=subject, ports=ports, log_file=log_file, process=process, heritage=heritage)
 
 
 def adopt(record: Record, version: Version, *, state_dir: Path, ports: Ports) -> Backend | None:
@@ -228,9 +323,11 @@ def adopt(record: Record, version: Version, *, state_dir: Path, ports: Ports) ->
     reaper.keep(record.identity)
     if record.port is not None:
         ports.claim(record.port)
-    subject = recipe.subject(version, record.mark, Address.parse(record.address), record.port, None)
+    address = Address.parse(record.address)
+    heritage = _heritage(record, version, address, state_dir)
+    subject = recipe.subject(version, record.mark, address, record.port, None, listen_exec.FIRST if heritage else None)
     log_file = recipe.log_file(version, record.mark, state_dir)
-    return Backend(record, subject=subject, ports=ports, log_file=log_file, process=None)
+    return Backend(record, subject=subject, ports=ports, log_file=log_file, process=None, heritage=heritage)
 
 
 async def stop_marked(leftover: Marked, stop_signal: int, stop_timeout: float) -> None:

@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from proxy.control.ending import Ending
     from proxy.control.events import Bus
     from proxy.control.history import History
+    from proxy.control.open_connections import OpenConnections
     from proxy.control.ports import Ports
     from proxy.control.state_file import StateFile
+    from proxy.control.steering import Steering
     from proxy.control.trouble import Troubles
     from proxy.control.workers import WorkerPool
     from proxy.metrics import Metrics
@@ -27,6 +29,8 @@ class Deps:
     history: History
     metrics: Metrics
     pool: WorkerPool
+    steering: Steering
+    open: OpenConnections
     ports: Ports
     state: StateFile
     counters: CountersFile

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from proxy.control import inheriting
 from proxy.control.generation import DrainProgress, Generation
 from proxy.control.state import DepartureRecord
 from proxy.logs import facts
@@ -89,7 +90,7 @@ class Departure:
         if not self.generation.revivable:
             return False
         self.revived = True
-        self.left = self._deps.pool.remaining(self.generation.settings.name, self.generation.id)
+        self.left = self.generation.drain.remaining if self.generation.drain else 0
         self._scope.cancel()
         return True
 
@@ -123,45 +124,72 @@ class Departure:
 
     async def _leave(self) -> None:
         async with trio.open_nursery() as nursery:
-            if self.generation.settings.drain.signal_at == "start" and not self.generation.was_signalled:
+            if self._signals_at_start() and not self.generation.was_signalled:
                 nursery.start_soon(self._say_goodbye)
             if self._operation:
                 with self._operation.phase("drain", already=self._already):
                     await self._drain()
             else:
                 await self._drain()
-            await self._released.wait()
+            nursery.cancel_scope.cancel()  # a goodbye that has not been said has nobody to hear it any more
+        await self._released.wait()
+
+    def _signals_at_start(self) -> bool:
+        """Unless the config says: where no worker is on the way, nobody but the backend can say goodbye; but one that
+        has said it is not there any more to be kept warm.
+        """
+        generation, drain = self.generation, self.generation.settings.drain
+        if drain.signal_at:
+            return drain.signal_at == "start"
+        return not drain.keep_warm and self._deps.steering.has(generation.settings.name, generation.id)
 
     async def _say_goodbye(self) -> None:
+        """Once every connection that came to it was accepted: those in its queue would be reset with its listener."""
         await self._released.wait()
+        await self._deps.open.settled(self.generation.settings.name, self.generation.id)
         self.generation.say_goodbye()
 
     async def _drain(self) -> None:
-        generation, pool = self.generation, self._deps.pool
-        service = generation.settings.name
+        generation, service = self.generation, self.generation.settings.name
         generation.retire()
         clock = trio.current_time()
-        self._begin()
+        await self._begin()
         self._deadline.deadline = trio.current_time() + self._ends - time.monotonic()
         with self._deadline:
-            await pool.drained(service, generation.id, self._progress)
-        if pool.remaining(service, generation.id):
-            forced = await pool.close(service, generation.id)
+            if generation.inherits:
+                await inheriting.ended(generation, self._progress)
+            else:
+                await self._deps.open.drained(service, generation.id, self._progress)
+        if self._deadline.cancelled_caught:
+            forced = await self._close()
             self.forced += forced
             if generation.drain:
                 generation.drain.forced = self.forced
-            extra = facts(service=service, version=generation.version.name, connections=forced)
-            log.warning("drain deadline reached; closed what was still open", extra=extra)
+            if forced:
+                extra = facts(service=service, version=generation.version.name, connections=forced)
+                log.warning("drain deadline reached; closed what was still open", extra=extra)
         self._progress(0)
         if self._operation:
             self._operation.drained, self._operation.forced = self.drained, self.forced
         outcome = "forced" if self.forced else "drained"
         self._deps.metrics.drained(service, outcome, self._already + trio.current_time() - clock, self.forced)
 
-    def _begin(self) -> None:
+    async def _close(self) -> int:
+        """Close what is open at the deadline; returns how many connections that are."""
+        generation = self.generation
+        if not generation.inherits:
+            return await self._deps.open.close(generation.settings.name, generation.id)
+        generation.kill_at_stop()  # it was asked to end when the other one took over
+        return await inheriting.count(generation)
+
+    async def _begin(self) -> None:
         """Set when it began and ends; for one that was begun earlier, as it was then."""
-        generation, earlier = self.generation, self._earlier
-        remaining = self._deps.pool.remaining(generation.settings.name, generation.id)
+        generation = self.generation
+        if generation.inherits:
+            remaining = await inheriting.count(generation)
+        else:
+            remaining = await self._deps.open.remaining(generation.settings.name, generation.id)
+        earlier = self._earlier  # None by now if there is no time left (hurry)
         if earlier:
             self._began, self._ends, self.forced = earlier.began, earlier.deadline, earlier.forced
             self.initial = max(earlier.initial, remaining)

@@ -13,7 +13,7 @@ import trio
 
 from proxy import wire
 from proxy.control import backend as backends
-from proxy.control import prober
+from proxy.control import inheriting, prober
 from proxy.control.backend import Backend
 from proxy.control.external import External
 from proxy.control.recipe import dump_recipe
@@ -23,7 +23,8 @@ from proxy.errors import StartError
 from proxy.logs import facts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    import socket
+    from collections.abc import Callable, Collection, Mapping
 
     from proxy.config.settings import Service as Settings
     from proxy.config.settings import Version
@@ -107,9 +108,22 @@ class Generation:
     A *candidate* must become healthy once, all replicas of it, and any failure on the way is final: `ready` raises it.
     Once promoted, replicas that die are started again with growing pauses, and sick ones leave the rotation until they
     are well. While it is retired (draining or warm), replicas that die are gone.
+
+    `inherits`: it accepts on the `public` listeners itself, which are keyed by address.
     """
 
-    def __init__(self, number: int, settings: Settings, version: Version, deps: Deps, *, candidate: bool) -> None:
+    def __init__(
+        self,
+        number: int,
+        settings: Settings,
+        version: Version,
+        deps: Deps,
+        *,
+        candidate: bool,
+        public: Mapping[str, socket.socket],
+    ) -> None:
+        self.inherits = settings.datapath == "inherit"
+        self._public = public
         self.id = number
         self.version = version
         self.settings = settings
@@ -130,6 +144,7 @@ class Generation:
         self.proven = False
         self._lost: set[int] = set()  # replicas that ended while nobody looked
         self._hurry = False
+        self._kill = False
         self._reconfigured = trio.Event()
 
     def adopt(self, record: GenerationRecord, in_rotation: Collection[str]) -> None:
@@ -139,6 +154,7 @@ class Generation:
         self._candidate = False
         self.state, self.since = record.state, record.since or self.since
         self._signalled = record.signalled
+        self.inherits = record.inherits
         backends_by_place = {backend.replica: backend for backend in record.backends}
         for replica in self.replicas:
             replica.restarts = record.restarts.get(str(replica.index), 0)
@@ -169,6 +185,7 @@ class Generation:
             recipe=dump_recipe(self.version),
             restarts={str(replica.index): replica.restarts for replica in self.replicas if replica.restarts},
             signalled=self._signalled,
+            inherits=self.inherits,
             departure=departure,
         )
 
@@ -245,6 +262,14 @@ class Generation:
         self._scope.cancel()
         await self.ended.wait()
 
+    def kill_at_stop(self) -> None:
+        """Its processes have been asked to end, and given the time for it."""
+        self._kill = True
+
+    def public_inodes(self) -> frozenset[int]:
+        """What tells the public listeners among the sockets of any process."""
+        return inheriting.inodes(each.fileno() for each in self._public.values() if each.fileno() >= 0)
+
     async def hurry(self) -> None:
         """Give the processes little time to end, also those that are being stopped already."""
         self._hurry = True
@@ -285,6 +310,8 @@ class Generation:
             "state": self.state,
             "connections": counts.active,
             "in_flight": counts.in_flight if knows_requests else None,
+            "steered": counts.steered,
+            "fallen_through": counts.fallen_through,
             "since": round(self.since, 3),
             "replicas": [replica.describe() for replica in self.replicas],
             "drain": self.drain.describe() if self.drain else None,
@@ -370,6 +397,7 @@ class Generation:
             state_dir=deps.state_dir,
             ports=deps.ports,
             troubles=deps.troubles,
+            listeners=list(self._public.values()) if self.inherits else (),
         )
         self._publish("backend", replica, state="started", pid=backend.pid)
         return backend
@@ -392,7 +420,7 @@ class Generation:
                 nursery.cancel_scope.cancel()
 
     def _patience(self) -> float:
-        limit = self.settings.drain.stop_timeout
+        limit = 0.0 if self._kill else self.settings.drain.stop_timeout
         return min(limit, _HURRIED_STOP) if self._hurry else limit
 
     # What changed.
@@ -409,7 +437,8 @@ class Generation:
             return
         if not self._scope.cancel_called:
             self._publish("health", replica, state="unhealthy", reason=reason)
-            log.warning("replica left the rotation", extra=self._facts(replica, reason=reason))
+            if not self._signalled:  # else it does what it was told to
+                log.warning("replica left the rotation", extra=self._facts(replica, reason=reason))
             self._trouble = self._trouble or f"replica {replica.index}: {reason}"
         if self._candidate:
             message = f"replica {replica.index} was healthy, then fell over: {reason}"

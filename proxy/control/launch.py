@@ -9,17 +9,19 @@ import pwd
 import shutil
 import subprocess
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
-from proxy.control import reaper
+from proxy.control import handing, reaper
 from proxy.errors import StartError
 from proxy.kernel import nofile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    import socket
+    from collections.abc import Iterator, Mapping, Sequence
 
     from proxy.control.output import LogFile
 
@@ -56,29 +58,36 @@ def find_user(name: str) -> User:
 
 
 async def launch(
-    command: tuple[str, ...], *, env: Mapping[str, str], cwd: Path, user: User | None, log_file: LogFile | None
+    command: tuple[str, ...],
+    *,
+    env: Mapping[str, str],
+    cwd: Path,
+    user: User | None,
+    log_file: LogFile | None,
+    listeners: Sequence[socket.socket] = (),
 ) -> trio.Process:
     """Start a process in a session of its own. It prints to the log file; without one, to the proxy's own output.
 
-    A log file that cannot be written keeps nothing from starting: see LogFile.open. Raises StartError.
+    It has the listeners as descriptors 3, 4 …, and LISTEN_PID in its environment then. A log file that cannot be
+    written keeps nothing from starting: see LogFile.open. Raises StartError.
     """
     if not await trio.Path(cwd).is_dir():
         raise StartError(f"the working directory {cwd} does not exist", hint="check `cwd` of the version")
-    identity = {"user": user.uid, "group": user.gid, "extra_groups": user.groups} if user and os.geteuid() == 0 else {}
+    become = user if os.geteuid() == 0 else None
+    spawn = partial(handing.spawn, listeners=listeners) if listeners else _spawn
     with _opened(log_file) as output:
+        options = {"cwd": cwd, "stdin": subprocess.DEVNULL, "stdout": output, "stderr": output}
         try:
-            process = await reaper.spawn(
-                command,
-                env=dict(env),
-                cwd=cwd,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-                **identity,
-            )
+            return await spawn(command, env, become, options | {"start_new_session": True})
         except OSError as error:
             raise _explained(error, command[0], cwd, env, user) from error
+
+
+async def _spawn(
+    command: tuple[str, ...], env: Mapping[str, str], user: User | None, options: Mapping[str, Any]
+) -> trio.Process:
+    identity = {"user": user.uid, "group": user.gid, "extra_groups": user.groups} if user else {}
+    process = await reaper.spawn(command, env=dict(env), **options, **identity)
     with contextlib.suppress(ProcessLookupError, PermissionError):  # it may be gone; it may be another user's
         nofile.restore_for(process.pid)
     return process

@@ -27,8 +27,11 @@ class BindError(ProxyError):
     code = "bind"
 
 
-def bind(address: Address) -> socket.socket:
-    """Return a listening socket. Raises AddressInUseError, which names the holder, or BindError."""
+def bind(address: Address, *, blocking: bool = False) -> socket.socket:
+    """Return a listening socket. Raises AddressInUseError, which names the holder, or BindError.
+
+    `blocking`: backends accept on it, and expect it as service managers hand it to them (systemd.exec(5), NonBlocking).
+    """
     try:
         listener = socket.socket(address.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     except OSError as error:
@@ -40,6 +43,7 @@ def bind(address: Address) -> socket.socket:
             _set_options(listener)
         listener.bind(address.sockaddr)
         listener.listen(BACKLOG)
+        listener.setblocking(blocking)
     except OSError as error:
         listener.close()
         raise _explain(address, error) from error
@@ -57,6 +61,14 @@ def close(address: Address, listener: socket.socket, *, is_ours: bool = True) ->
             os.unlink(address.path)
         except OSError as error:
             log.warning("socket file not removed", extra=facts(file=address.path, reason=error.strerror))
+
+
+def revive(listener: socket.socket) -> bool:
+    """Listen again where somebody who has a copy called shutdown(2) on it; returns whether that was so."""
+    if listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        return False
+    listener.listen(BACKLOG)
+    return True
 
 
 def bound_address(address: Address, listener: socket.socket) -> Address:

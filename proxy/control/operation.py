@@ -34,6 +34,8 @@ class Operation:
         self.baked_until: float | None = None  # by time.monotonic()
         self.undone = ""  # why it went back
         self.drained = self.forced = 0  # connections, as far as the drain has got
+        self.ready_at: float | None = None  # when the new generation became healthy, by trio.current_time()
+        self.overlap: float | None = None  # for how many seconds both generations accepted (inheriting.py)
         self.on_change: Callable[[], None] = lambda: None
         self.id = number
         self.kind = kind
@@ -152,6 +154,7 @@ class Operation:
             "phases": {name: round(self._seconds.get(name, 0.0), 6) for name in _REPORTED},
             "drained": drained,
             "forced": forced,
+            "overlap": self.overlap,
             "error": error or None,
             "hint": hint,
             "output": list(output),

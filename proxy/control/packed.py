@@ -118,7 +118,6 @@ def _opened(descriptor: int, address: str) -> socket.socket | None:
         log.error("listener of the earlier image is lost", extra=facts(address=address, reason=error.strerror))
         return None
     sock.set_inheritable(False)
-    sock.setblocking(False)
     return sock
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import trio
 
@@ -47,6 +47,33 @@ class Target(Protocol):
     def tail(self, lines: int) -> tuple[str, ...]: ...
 
 
+@runtime_checkable
+class Speaking(Protocol):
+    """A target that may have been given the public listener, and says itself when it is ready: a Backend."""
+
+    @property
+    def inherits(self) -> bool: ...
+
+    @property
+    def has_own_endpoint(self) -> bool: ...
+
+    async def ready(self) -> None: ...
+
+    def settle(self) -> None: ...
+
+    def said(self) -> tuple[str, int]: ...
+
+
+def _heir(target: Target) -> Speaking | None:
+    return target if isinstance(target, Speaking) and target.inherits else None
+
+
+def _waited_for(target: Target, health: Health) -> Speaking | None:
+    """The target, where no check can reach it: whoever connects to the public listener may be answered by another."""
+    heir = _heir(target)
+    return heir if heir and not heir.has_own_endpoint and health.type in {"tcp", "http"} else None
+
+
 def _ignore(_: Result) -> None:
     pass
 
@@ -54,10 +81,14 @@ def _ignore(_: Result) -> None:
 async def wait_healthy(target: Target, health: Health, *, on_check: OnCheck = _ignore, probe: Probe = check) -> None:
     """Return once `rise` checks in a row have succeeded, and it is our own process that answers them.
 
+    One that was given the public listener, and has no endpoint of its own where it could be checked, is healthy when it
+    says READY=1 (sd_notify(3)), unless the health of the service is up to a command, or nobody.
+
     Raises StartError as soon as the process exits or a stranger answers, and at `start_timeout`; its `output` is what
     the process printed last. The process is not stopped: that is the caller's.
     """
     start = _Start(target, health, on_check, probe)
+    heir = _heir(target)
     failure: StartError | None = None
 
     async def end_with_process() -> None:
@@ -68,6 +99,8 @@ async def wait_healthy(target: Target, health: Health, *, on_check: OnCheck = _i
     with trio.move_on_after(health.start_timeout) as limit:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(end_with_process)
+            if heir:
+                nursery.start_soon(heir.ready)  # also where nobody waits for it: what nobody reads, it could wait on
             # Raised inside a nursery, an error would come out of it as a group.
             try:
                 await start.run()
@@ -79,6 +112,8 @@ async def wait_healthy(target: Target, health: Health, *, on_check: OnCheck = _i
     if failure:
         failure.output = target.tail(OUTPUT_LINES)
         raise failure
+    if heir:
+        heir.settle()
 
 
 class _Start:
@@ -95,8 +130,11 @@ class _Start:
 
     async def run(self) -> None:
         """Return when it is healthy."""
+        if heir := _waited_for(self._target, self._health):
+            await heir.ready()
+            return
         verdict = RiseFall(rise=self._health.rise, fall=1)
-        owned = self._health.owner == "any" or self._health.type == "none"
+        owned = self._health.owner == "any" or self._health.type == "none" or _is_public(self._target)
         pace = FIRST_PACE
         while True:
             result = await self._check_once()
@@ -131,6 +169,8 @@ class _Start:
             self._last = result.reason
 
     def timed_out(self) -> StartError:
+        if heir := _waited_for(self._target, self._health):
+            return _silent(heir, self._health)
         subject, health = self._target.subject, self._health
         what = f"GET {health.path}" if health.type == "http" else f"{health.type} check"
         times = "1 time" if self._failed == 1 else f"{self._failed} times"
@@ -148,6 +188,25 @@ class _Start:
             message += f"; nothing listens on {subject.address}; the process listens on {addresses}"
             return StartError(message, hint=f"does it use {placeholder}? The command has to pass it on")
         return StartError(message, hint=self._hint or "`health.start_timeout` gives it more time")
+
+
+def _is_public(target: Target) -> bool:
+    heir = _heir(target)
+    return heir is not None and not heir.has_own_endpoint
+
+
+def _silent(heir: Speaking, health: Health) -> StartError:
+    status, stranger = heir.said()
+    message = f"not ready within {format_duration(health.start_timeout)}: it has not said READY=1 on $NOTIFY_SOCKET"
+    if status:
+        message += f'; the last it said is STATUS "{status}"'
+    if stranger:
+        message += f"; pid {stranger} has, which is not, or no longer, part of the process tree that was started"
+    return StartError(
+        message,
+        hint='one that does not speak sd_notify(3) needs `health.type = "command"`, or "none"; '
+        "`health.start_timeout` gives it more time",
+    )
 
 
 def _unseen(error: OSError) -> str:
@@ -174,17 +233,20 @@ async def watch(
 ) -> None:
     """Check a backend every `interval`, for ever; run it as a task and cancel it. `healthy` says how it begins.
 
+    One that has nothing but the public listener is only checked by a command: of others, all that is known is that they
+    live.
+
     `on_change(healthy, reason)` is called when `fall` failures in a row make it unhealthy, when `rise` successes make
     it healthy again, and, while it is healthy, when an external name has come to mean another address (look at
     `target.address`). `on_check` is called for every check.
     """
-    if health.type == "none":
+    if health.type == "none" or _waited_for(target, health):
         await trio.sleep_forever()
     verdict = RiseFall(rise=health.rise, fall=health.fall, healthy=healthy)
     while True:
         await trio.sleep(health.interval)
         result = await probe(health, target.subject)
-        if result.healthy and not verdict.healthy and health.owner == "self":
+        if result.healthy and not verdict.healthy and health.owner == "self" and not _is_public(target):
             result = await _owned(target, health)
         on_check("ok" if result.healthy else "failed")
         changed = verdict.record(ok=result.healthy)

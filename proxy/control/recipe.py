@@ -19,16 +19,22 @@ if TYPE_CHECKING:
     from proxy.core.address import Address
 
 # What a service manager told the proxy of itself (sd_notify(3), sd_listen_fds(3)); a backend would take it as its own.
-_OURS_ALONE = {"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"}
+_NOTIFY = {"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"}
+_LISTEN = {"LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDS", "LISTEN_FDNAMES"}
+_OURS_ALONE = _NOTIFY | _LISTEN
 
 
-def subject(version: Version, mark: Mark, address: Address, port: int | None, user: User | None) -> Subject:
+def subject(
+    version: Version, mark: Mark, address: Address, port: int | None, user: User | None, fd: int | None = None
+) -> Subject:
+    """`fd` is the number that the first public listener has in the process, where it is given any."""
     values = template.Values(
         version=version.name,
         generation=mark.generation,
         replica=mark.replica,
         port=port,
         socket=address.path or None,
+        fd=fd,
     )
     env = {
         **{name: value for name, value in os.environ.items() if name not in _OURS_ALONE},
@@ -39,6 +45,18 @@ def subject(version: Version, mark: Mark, address: Address, port: int | None, us
         **mark.environment(),  # last: what finds a backend's processes again is not for the config to change
     }
     return Subject(address=address, values=values, env=env, cwd=version.cwd)
+
+
+def service_manager(mark: Mark, listeners: int, notify_socket: Path) -> dict[str, str]:
+    """What only the process itself is told, which is given so many listeners; LISTEN_PID is set when its pid is known.
+
+    A program that checks its health is no part of it, and has no such descriptors.
+    """
+    return {
+        "LISTEN_FDS": str(listeners),
+        "LISTEN_FDNAMES": ":".join([mark.service] * listeners),
+        "NOTIFY_SOCKET": str(notify_socket),
+    }
 
 
 def log_file(version: Version, mark: Mark, state_dir: Path, troubles: Troubles | None = None) -> output.LogFile | None:

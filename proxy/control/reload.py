@@ -48,6 +48,7 @@ class Reload:
             app, new = self._app, examined.settings
             # The command line may have overridden the socket, and a running proxy cannot move it anyway.
             kept = {"state_dir": app.settings.state_dir, "workers": app.settings.workers, "admin": app.settings.admin}
+            kept["steering"] = app.settings.steering
             change = diff(app.settings, new)
             _refuse_hasty(change, app.services)
             opened = _bind(change, new, inherited)
@@ -107,7 +108,9 @@ def _bind(change: Diff, new: Settings, inherited: Inherited | None) -> dict[Addr
     opened: dict[Address, socket.socket] = {}
     try:
         for name, address in wanted:
-            opened[address] = (inherited and inherited.take(name, address)) or listeners.bind(address)
+            opened[address] = (inherited and inherited.take(name, address)) or listeners.bind(
+                address, blocking=new.services[name].datapath == "inherit"
+            )
     except BaseException:
         for address, listener in opened.items():
             listeners.close(address, listener)

@@ -32,6 +32,8 @@ def _of(service: Service, deps: Deps) -> ServiceSample:
         active=service.active.id if service.active else 0,
         counts=deps.pool.traffic.of(service.name),
         protocol=service.settings.protocol,
+        datapath=service.datapath,
+        datapath_configured=service.settings.datapath,
         replicas=[
             ReplicaSample(generation.version.name, generation.id, replica.index, replica.healthy)
             for generation in generations

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from proxy import wire
-from proxy.control import adoption, decision, listeners
+from proxy.control import adoption, decision, inheriting, listeners
 from proxy.control.catalog import Catalog
 from proxy.control.drain import Departure
 from proxy.control.generation import Generation
@@ -16,6 +17,7 @@ from proxy.control.operations import Operations
 from proxy.control.previous import Previous
 from proxy.control.recipe import dump_recipe
 from proxy.control.state import ServiceRecord
+from proxy.errors import ProxyError
 from proxy.logs import facts
 
 if TYPE_CHECKING:
@@ -36,10 +38,13 @@ Json = dict[str, Any]
 
 log = logging.getLogger(__name__)
 
+INHERITED = "inherited"  # who counts connections that backends accepted on the public listener
 # How long a gone generation's series stay in /metrics, so that its last values are scraped.
 SERIES_LIFETIME = 300.0
 # Only at the very end of a service, and only while clients wait, so workers need not tell of each.
 _LOOK_AGAIN = 0.05
+# Between two looks whether an active backend has opened other sockets: a reload of its own (nginx, HAProxy) may do so.
+_LOOK_FOR_SOCKETS = 1.0
 
 
 class Service:
@@ -57,6 +62,9 @@ class Service:
         self._deps = deps
         self._activated: set[str] = set()  # Unix sockets whose files are the service manager's
         self._hurried = False
+        self._relays_because = ""  # why connections are not steered, where the config wants it
+        self._has_steered = False  # or it is known why not
+        self._handing_on = trio.CancelScope()
         self._departures: dict[int, Departure] = {}
         self._revived: dict[int, DepartureRecord] = {}
         self._before: Previous | None = None
@@ -78,6 +86,8 @@ class Service:
         if self.active is None or not self.active.endpoints:
             starting = self.active is None or not (self.active.proven or self.active.in_trouble)
             return "starting" if starting else "down"
+        if self._awaits_steering:
+            return "starting"
         if self.paused:
             return "paused"
         if self.operations.starting:
@@ -99,10 +109,14 @@ class Service:
             if self.active is None:
                 self._start_first()
             async with self._routing:
-                await self._deps.pool.add(self._route(), self.listeners)  # who comes now waits for the first backend
+                # Who comes now waits for the first backend.
+                await self._deps.pool.add(self._route(), self.listeners, accept=self._workers_accept)
+                await self._steer(self.active)
+                self._decide(self.active)
             if taken_over:  # only now is it known how many connections are left of what is leaving
                 adoption.go_on(self, taken_over)
             self._nursery.start_soon(self._keep_routes)
+            self._nursery.start_soon(self._look_for_sockets)
             task_status.started()
             await trio.sleep_forever()
 
@@ -112,7 +126,10 @@ class Service:
         """
         self._activated = inherited.activated
         for address in self.settings.listen:
-            self.listeners[str(address)] = inherited.take(self.name, address) or listeners.bind(address)
+            self.listeners[str(address)] = inherited.take(self.name, address) or self.open_listener(address)
+
+    def open_listener(self, address: Address) -> socket.socket:
+        return listeners.bind(address, blocking=self.settings.datapath == "inherit")
 
     def close_listeners(self) -> None:
         for address in self.settings.listen:
@@ -126,6 +143,7 @@ class Service:
         """Stop accepting, let every connection finish until the drain deadline, stop every process."""
         self.stopping = True
         self.operations.call_off()
+        self._deps.steering.drop(self.name)
         await self._deps.pool.listen(self.name, {})
         self.close_listeners()
         await self.operations.settled()
@@ -166,6 +184,7 @@ class Service:
     def hurry(self) -> None:
         """Cut a graceful end short."""
         self._hurried = True
+        self._handing_on.cancel()
         for generation in self.generations.values():
             self._nursery.start_soon(generation.hurry)
         for departure in self._departures.values():
@@ -183,6 +202,11 @@ class Service:
         return self.operations.rollback(self._nursery, deadline)
 
     async def pause(self) -> None:
+        if not self._workers_accept:
+            raise ProxyError(
+                f"{self.name} cannot be paused: its backends accept on the public listener themselves",
+                hint='`datapath = "relay"` or "steer" lets the proxy hold connections',
+            )
         self.paused = True
         await self._pause_changed()
 
@@ -199,7 +223,13 @@ class Service:
         self.settings = self.catalog.settings = settings
         for generation in self.generations.values():
             generation.reconfigure(settings)
-        await self._deps.pool.listen(self.name, self.listeners)
+        if settings.datapath != "steer":
+            self._deps.steering.drop(self.name)
+            self._relays_because = ""
+        async with self._routing:
+            await self._steer(self.active)
+            self._decide(self.active)
+        await self._listen()
         for address, listener in closing:
             self._close_listener(address, listener)
         async with self._routing:
@@ -213,12 +243,12 @@ class Service:
     def new_generation(self, version: Version, *, candidate: bool = True) -> Generation:
         number = self.record.next_generation
         self.record.next_generation = number + 1
-        generation = Generation(number, self.settings, version, self._deps, candidate=candidate)
+        generation = Generation(number, self.settings, version, self._deps, candidate=candidate, public=self.listeners)
         return self._begin(generation)
 
     def adopt_generation(self, record: GenerationRecord, version: Version, in_rotation: Collection[str]) -> Generation:
         """Go on with one that an earlier control process started; see Generation.adopt."""
-        generation = Generation(record.id, self.settings, version, self._deps, candidate=False)
+        generation = Generation(record.id, self.settings, version, self._deps, candidate=False, public=self.listeners)
         generation.adopt(record, in_rotation)
         return self._begin(generation)
 
@@ -241,6 +271,8 @@ class Service:
         if old:
             self._before, self.previous = self.previous, Previous(old.id, old.version)
         await self._decided(new.version.name)
+        if old and old.inherits:
+            await self._hand_on(old, operation)
         return old
 
     async def undo(self, failed: Generation, old: Generation) -> bool:
@@ -260,14 +292,89 @@ class Service:
         """Only what has happened is put down, so that it is true whenever this process should end."""
         new.promote()
         new.drain = None
-        await self._deps.pool.switch(self._route(new))
+        await self._steer(new)
+        if new.inherits and self._workers_accept:  # it does so already; they would hand to it what is for them
+            await self._listen(accept=False)
+        await self._deps.pool.switch(self._route(new), also=partial(self._decide, new))
         old, self.active = self.active, new
+        if old and old.inherits and not new.inherits:
+            await self._listen()
         self._revived.pop(new.id, None)
         new.set_state("active")
         self._tell_replaced()
         was = old.version.name if old else None
         log.info("switched", extra=facts(service=self.name, version=new.version.name, generation=new.id, was=was))
         return old
+
+    async def _hand_on(self, old: Generation, operation: Operation) -> None:
+        """Let the old generation stop accepting on the public listener, where the new one has begun to."""
+        began = trio.current_time() if operation.ready_at is None else operation.ready_at
+        self._handing_on = trio.CancelScope(shield=True)  # it is too late to be called off, but not to be hurried
+        if self._hurried:
+            self._handing_on.cancel()
+        accepts_no_more = False
+        with self._handing_on:
+            accepts_no_more = await inheriting.hand_on(old, operation.drain_limit)
+        self._listen_again()
+        operation.overlap = round(trio.current_time() - began, 6)
+        if not accepts_no_more:
+            extra = facts(service=self.name, version=old.version.name, generation=old.id)
+            log.warning("the old generation still accepts, though it was told to stop", extra=extra)
+
+    @property
+    def _workers_accept(self) -> bool:
+        """A changed config takes effect with the next generation: this one was started as it was."""
+        return not self.active.inherits if self.active else self.settings.datapath != "inherit"
+
+    async def _listen(self, *, accept: bool | None = None) -> None:
+        """Let the workers accept on the public listeners, or leave that to the backends."""
+        accept = self._workers_accept if accept is None else accept
+        await self._deps.pool.listen(self.name, self.listeners, accept=accept)
+        if not accept:
+            for listener in self.listeners.values():
+                listener.setblocking(True)
+
+    async def _steer(self, generation: Generation | None) -> None:
+        """Get the kernel ready to hand connections to the generation, where that is wanted and possible."""
+        if self.settings.datapath != "steer" or self.stopping or (generation and generation.inherits):
+            return
+        steering = self._deps.steering
+        addresses = [
+            listeners.bound_address(address, self.listeners[str(address)])
+            for address in self.settings.listen
+            if str(address) in self.listeners
+        ]
+        reason = steering.take_up(self.name, addresses)
+        if generation and not reason:
+            reason = await steering.arrange(self.name, generation)
+        if reason and reason != self._relays_because:
+            log.warning("not steered; connections are relayed", extra=facts(service=self.name, reason=reason))
+        self._relays_because = reason
+
+    def _decide(self, generation: Generation | None) -> None:
+        """Let the kernel hand new connections to the generation as it was arranged; while paused, to the workers."""
+        self._deps.steering.switch(self.name, generation.id if generation and not self.paused else None)
+        self._has_steered = self._has_steered or bool(generation and generation.endpoints)
+
+    def _listen_again(self) -> None:
+        """A backend that shuts its copy of the listener down, instead of just closing it, ends it for everybody."""
+        for address, listener in self.listeners.items():
+            try:
+                was_down = listeners.revive(listener)
+            except OSError as error:
+                log.error("nobody listens any more", extra=facts(address=address, reason=error.strerror or error))
+                continue
+            if was_down:
+                extra = facts(service=self.name, address=address)
+                log.warning("a backend shut the public listener down; listening again", extra=extra)
+
+    async def _look_for_sockets(self) -> None:
+        while True:
+            await trio.sleep(_LOOK_FOR_SOCKETS)
+            if not self._workers_accept and not self.stopping:
+                self._listen_again()
+            if self.active and self._deps.steering.has_moved(self.name, self.active.id):
+                self._route_changed.set()
 
     async def replaced(self, generation: Generation) -> None:
         """Wait until another generation is the active one."""
@@ -334,25 +441,58 @@ class Service:
                 if str(address) in self.listeners
             ],
             "protocol": self.settings.protocol,
-            "datapath": self.settings.datapath,
+            "datapath": self.datapath,
+            "datapath_configured": self.settings.datapath,
+            "datapath_reason": self.datapath_reason,
             "state": self.state,
             "active": self.active.version.name if self.active else None,
             "versions": self.catalog.names,
             "operation": self.operations.starting.describe() if self.operations.starting else None,
             "generations": [
-                generation.describe(
-                    counts.get(generation.id, wire.GenerationCounts()), knows_requests=self.settings.protocol == "http"
-                )
+                {
+                    **generation.describe(
+                        counts.get(generation.id, wire.GenerationCounts()),
+                        knows_requests=self.settings.protocol == "http",
+                    ),
+                    "open": self._deps.steering.details(self.name, generation.id),
+                }
                 for generation in self.generations.values()
             ],
             "last_swap": self._deps.history.last(self.name),
         }
 
+    @property
+    def datapath(self) -> str:
+        """The one that is in effect."""
+        if not self._workers_accept:
+            return "inherit"
+        return "steer" if self.settings.datapath == "steer" and not self._relays_because else "relay"
+
+    @property
+    def datapath_reason(self) -> str:
+        """Why it is not the configured one."""
+        if self.datapath == self.settings.datapath:
+            return ""
+        version = self.active.version.name if self.active else "the active version"
+        return self._relays_because or f"{version} was started otherwise; the next swap or restart changes it"
+
+    @property
+    def _awaits_steering(self) -> bool:
+        """Who connects a moment too early stays with a worker for as long as the connection lives."""
+        return self.settings.datapath == "steer" and not self._has_steered
+
+    async def refresh(self) -> None:
+        """Bring the counts of connections that no worker has up to date."""
+        for generation in tuple(self.generations.values()):
+            if generation.inherits:
+                found = wire.GenerationCounts(active=await inheriting.count(generation))
+                self._deps.pool.traffic.record(INHERITED, wire.Counts(self.name, 0, {}, {generation.id: found}))
+
     def not_ready(self) -> str:
         if self.stopping:
             return f"{self.name}: the proxy is stopping"
         if self.active and self.active.endpoints:
-            return ""
+            return f"{self.name}: it is not steered yet" if self._awaits_steering else ""
         version = f" ({self.active.version.name})" if self.active else ""
         return f"{self.name}: no healthy active generation{version}"
 
@@ -373,6 +513,8 @@ class Service:
         finally:
             if generation is not self.active and generation.state != "warm":
                 self.generations.pop(generation.id, None)
+            if not any(replica.target for replica in generation.replicas):
+                self._forget_connections(generation)
             self._generation_changed()
         await trio.sleep(SERIES_LIFETIME)
         await self._deps.pool.forget(self.name, generation.id)
@@ -402,7 +544,16 @@ class Service:
             await self._route_changed.wait()
             self._route_changed = trio.Event()
             async with self._routing:
+                await self._steer(self.active)
+                self._decide(self.active)
                 await self._deps.pool.route(self._route())
+
+    def _forget_connections(self, generation: Generation) -> None:
+        """One that has ended has none any more."""
+        self._deps.steering.forget(self.name, generation.id)
+        if generation.inherits:
+            nothing = wire.Counts(self.name, 0, {}, {generation.id: wire.GenerationCounts()})
+            self._deps.pool.traffic.record(INHERITED, nothing)
 
     def _route(self, to: Generation | None = None) -> wire.Route:
         settings, active = self.settings, to or self.active
@@ -427,7 +578,10 @@ class Service:
     async def _pause_changed(self) -> None:
         self.remember()
         async with self._routing:
+            if self.paused:  # else the kernel would hand on who is not to get through
+                self._decide(self.active)
             await self._deps.pool.route(self._route())
+            self._decide(self.active)
         state = "paused" if self.paused else "resumed"
         log.info(state, extra=facts(service=self.name))
         self._deps.bus.publish("service", service=self.name, state=self.state)

@@ -15,9 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from proxy.control.record import Record as BackendRecord  # noqa: TC001  # pydantic looks at it when it runs
 from proxy.kernel import procfs
 
-FORMAT = 2
-# Format 1 had no operations, no recipes and no departures: all of them have defaults.
-READS = frozenset({1, FORMAT})
+FORMAT = 3
+# Format 1 had no operations, no recipes and no departures, format 2 no generations that inherit: all have defaults.
+READS = frozenset({1, 2, FORMAT})
 
 Json = dict[str, Any]
 
@@ -50,7 +50,7 @@ class DepartureRecord(_Model):
 
 class GenerationRecord(_Model):
     """`recipe` is the version as it was started, which the config may no longer have. `signalled`: its backends have
-    been told to stop already.
+    been told to stop already. `inherits`: they accept on the public listeners themselves.
     """
 
     id: int
@@ -61,6 +61,7 @@ class GenerationRecord(_Model):
     recipe: Json = Field(default_factory=dict)
     restarts: dict[str, int] = Field(default_factory=dict)
     signalled: bool = False
+    inherits: bool = False
     departure: DepartureRecord | None = None
 
 
@@ -139,7 +140,7 @@ def parse(content: bytes) -> State:
     values = json.loads(content)
     found = values.get("format") if isinstance(values, dict) else None
     if not isinstance(found, int) or found not in READS:
-        raise ValueError(f"format {found}, this release reads {' and '.join(map(str, sorted(READS)))}")
+        raise ValueError(f"format {found}, this release reads {', '.join(map(str, sorted(READS)))}")
     return State.model_validate_json(json.dumps({**values, "format": FORMAT}))
 
 

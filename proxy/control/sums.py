@@ -167,3 +167,5 @@ def _add_generation(into: wire.GenerationCounts, more: wire.GenerationCounts) ->
     into.in_flight += more.in_flight
     _add_each(into.requests, more.requests)
     into.request_duration.add(more.request_duration)
+    into.steered += more.steered
+    into.fallen_through += more.fallen_through

@@ -35,6 +35,7 @@ async def swap(service: Service, operation: Operation, *, version: Version) -> N
                 await candidate.launched()
             with operation.phase("health"):
                 await candidate.ready()
+            operation.ready_at = trio.current_time()
             with operation.phase("switch"):
                 old = await service.switch(candidate, operation)
     except StartError as error:
@@ -70,7 +71,8 @@ async def _finish(service: Service, operation: Operation, new: Generation, old: 
     if old is None:
         operation.succeed()
         return
-    await see_through(service, operation, new, service.depart(old, operation.drain_limit, operation))
+    limit = max(0.0, operation.drain_limit - (operation.overlap or 0.0))  # one that inherits was told at the switch
+    await see_through(service, operation, new, service.depart(old, limit, operation))
 
 
 async def see_through(service: Service, operation: Operation, new: Generation, departure: Departure) -> None:

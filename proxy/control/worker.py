@@ -61,6 +61,7 @@ class Worker:
     is_deaf: bool = False
     remaining: dict[tuple[str, int], int] = field(default_factory=dict)
     listening: dict[str, set[str]] = field(default_factory=dict)
+    accepting: dict[str, bool] = field(default_factory=dict)
     serving: dict[str, wire.Serving] = field(default_factory=dict)  # as it said when it was found
     listeners: dict[str, dict[str, socket.socket]] = field(default_factory=dict)  # likewise; ours to close
 
@@ -219,6 +220,7 @@ async def _introduced(stream: trio.socket.SocketType, address: Path | str) -> Wo
             for name, descriptor in zip(message.listeners, descriptors, strict=True):
                 listeners[name] = socket.socket(fileno=descriptor)
             worker.listening.setdefault(message.service, set()).update(message.listeners)
+            worker.accepting[message.service] = message.accept
             worker.serving[message.service] = message
 
 

@@ -46,12 +46,14 @@ COUNT_INTERVAL = 5.0
 @dataclass
 class _Plan:
     """What every worker, also one that starts later, is to know of a service. While a switch is under way, `hold` is
-    the route that is to come, and the descriptor by which workers tell whether it does.
+    the route that is to come, and the descriptor by which workers tell whether it does. Without `accept`, workers keep
+    the listeners open, and backends accept on them.
     """
 
     listeners: dict[str, socket.socket]
     route: wire.Route
     hold: tuple[wire.Route, int] | None = None
+    accept: bool = True
 
 
 class WorkerPool:
@@ -134,16 +136,16 @@ class WorkerPool:
 
     # What services ask for.
 
-    async def add(self, route: wire.Route, listeners: dict[str, socket.socket]) -> None:
+    async def add(self, route: wire.Route, listeners: dict[str, socket.socket], *, accept: bool = True) -> None:
         """Take up a service. Its policy comes first: who connects before it would be taken for any TCP client."""
         self._plans[route.service] = _Plan({}, route)
         await self.route(route)
-        await self.listen(route.service, listeners)
+        await self.listen(route.service, listeners, accept=accept)
 
-    async def listen(self, service: str, listeners: dict[str, socket.socket]) -> None:
-        """Accept on exactly these listeners, keyed by address, by the policy that there is."""
+    async def listen(self, service: str, listeners: dict[str, socket.socket], *, accept: bool = True) -> None:
+        """Accept on exactly these listeners, keyed by address, by the policy that there is; or only keep them open."""
         plan = self._plans.setdefault(service, _Plan({}, wire.Route(0, service, 0)))
-        plan.listeners = dict(listeners)
+        plan.listeners, plan.accept = dict(listeners), accept
         async with self.lock.shared():
             await self._answers([each for worker in self.workers for each in self._post_listeners(worker, service)])
 
@@ -155,11 +157,12 @@ class WorkerPool:
             self._plans[route.service].route = route
             await self._all(partial(self._post_route, route))
 
-    async def switch(self, route: wire.Route) -> None:
+    async def switch(self, route: wire.Route, *, also: Callable[[], None] = lambda: None) -> None:
         """Replace the policy in one step: between the first worker's change and the last one's, new connections wait.
 
         Without that, a client could meet the new generation on one worker and the old one again on the next. And
-        whatever becomes of this process on the way: workers that are left alone all look at the same byte.
+        whatever becomes of this process on the way: workers that are left alone all look at the same byte. `also` is
+        called in the same instant, for what else decides where connections go.
         """
         plan = self._plans[route.service]
         with trio.CancelScope(shield=True), _decision() as descriptor:
@@ -167,6 +170,7 @@ class WorkerPool:
                 plan.hold = route, descriptor
                 await self._all(partial(self._post_hold, plan.hold))
                 os.pwrite(descriptor, b"1", 0)
+                also()
                 plan.route, plan.hold = route, None
                 await self._all(partial(self._post_route, route))
 
@@ -374,11 +378,13 @@ class WorkerPool:
         """Bring a worker's listeners of a service up to date."""
         if worker.is_deaf:
             return []
-        wanted, has = self._plans[service].listeners, worker.listening.get(service, set())
-        added = {name: listener for name, listener in wanted.items() if name not in has}
+        plan = self._plans[service]
+        wanted, has = plan.listeners, worker.listening.get(service, set())
+        is_anew = worker.accepting.get(service) != plan.accept
+        added = {name: listener for name, listener in wanted.items() if name not in has or is_anew}
         removed = tuple(name for name in has if name not in wanted)
-        worker.listening[service] = set(wanted)
-        posted = [_post_listen(service, chunk, worker) for chunk in _chunks(added)]
+        worker.listening[service], worker.accepting[service] = set(wanted), plan.accept
+        posted = [_post_listen(service, chunk, worker, accept=plan.accept) for chunk in _chunks(added)]
         if removed:
             posted.insert(0, worker.link.post(lambda seq: wire.Listen(seq, service, remove=removed)))
         return [(worker, each) for each in posted]
@@ -469,9 +475,9 @@ async def _first(*events: trio.Event) -> None:
             nursery.start_soon(wait, event)
 
 
-def _post_listen(service: str, listeners: Mapping[str, socket.socket], worker: Worker) -> Pending:
+def _post_listen(service: str, listeners: Mapping[str, socket.socket], worker: Worker, *, accept: bool) -> Pending:
     descriptors = [listener.fileno() for listener in listeners.values()]
-    return worker.link.post(lambda seq: wire.Listen(seq, service, tuple(listeners)), descriptors)
+    return worker.link.post(lambda seq: wire.Listen(seq, service, tuple(listeners), accept=accept), descriptors)
 
 
 def _chunks(listeners: Mapping[str, socket.socket]) -> Iterator[dict[str, socket.socket]]:

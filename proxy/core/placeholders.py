@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-KNOWN = ("port", "socket", "version", "generation", "replica")
+KNOWN = ("port", "socket", "fd", "version", "generation", "replica")
 
 # One pair of braces around one lower-case word. `${HOME}`, `{{name}}` and curl's `%{http_code}` are someone else's.
 _PLACEHOLDER = re.compile(r"(?<![${%])\{([a-z_]+)\}(?!\})")

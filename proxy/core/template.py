@@ -34,6 +34,7 @@ class Values:
     replica: int
     port: int | None = None
     socket: str | None = None
+    fd: int | None = None
 
     def fill(self, text: str) -> str:
         values = {name: str(value) for name in placeholders.KNOWN if (value := getattr(self, name)) is not None}

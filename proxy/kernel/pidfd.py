@@ -1,8 +1,13 @@
-"""Signals to, and the end of, one certain process, without a race against the reuse of its pid (pidfd_open(2))."""
+"""Signals to, the end of, and descriptors of one certain process, without a race against the reuse of its pid.
+
+See pidfd_open(2).
+"""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import os
 import signal
 from typing import TYPE_CHECKING
@@ -15,6 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from proxy.kernel.procfs import ProcessId
+
+_PIDFD_GETFD = 438  # the same number on every architecture of today
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @contextlib.contextmanager
@@ -37,6 +46,25 @@ def send(identity: ProcessId, number: int) -> None:
     with opened(identity) as descriptor, contextlib.suppress(ProcessLookupError):
         if descriptor is not None:
             signal.pidfd_send_signal(descriptor, number)
+
+
+def duplicate(identity: ProcessId, number: int) -> int | None:
+    """Open what the process has open as descriptor `number` (pidfd_getfd(2), Linux 5.6); the caller closes it.
+
+    None when the process, or its descriptor, is gone. PermissionError where it may not be traced (ptrace(2),
+    PTRACE_MODE_ATTACH_REALCREDS): it is another user's, not dumpable, or no descendant of ours where Yama's
+    ptrace_scope is 1. CAP_SYS_PTRACE lifts all of these.
+    """
+    with opened(identity) as descriptor:
+        if descriptor is None:
+            return None
+        copy: int = _libc.syscall(*map(ctypes.c_long, (_PIDFD_GETFD, descriptor, number, 0)))
+        if copy >= 0:
+            return copy
+        error = ctypes.get_errno()
+        if error in {errno.EBADF, errno.ESRCH}:
+            return None
+        raise OSError(error, os.strerror(error))
 
 
 async def wait_gone(identities: Iterable[ProcessId]) -> None:

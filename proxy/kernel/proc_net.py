@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 _NET = Path("/proc/net")
@@ -15,13 +15,19 @@ _ACCEPTS_CONNECTIONS = 0x10000  # __SO_ACCEPTCON, the flag of a Unix socket that
 
 @dataclass(frozen=True, slots=True)
 class TcpListener:
-    """`inode` leads to the processes that hold it; `v6_only` is False for IPv4, and where it is not known."""
+    """`inode` leads to the processes that hold it; `v6_only` is False for IPv4, and where it is not known.
+
+    `waiting`: connections in the accept queue, at most `backlog` + 1 of them; a `backlog` of 0 may be one that is not
+    known. They change all the time, and so are no part of what makes two of these equal.
+    """
 
     host: str
     port: int
     inode: int
     uid: int
     v6_only: bool = False
+    waiting: int = field(default=0, compare=False)
+    backlog: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,5 +65,9 @@ def _tcp(fields: list[str], family: socket.AddressFamily) -> TcpListener:
     # Each 32-bit word is printed as a number, in the byte order of this machine.
     packed = b"".join(struct.pack("=I", int(host[at : at + 8], 16)) for at in range(0, len(host), 8))
     return TcpListener(
-        host=socket.inet_ntop(family, packed), port=int(port, 16), inode=int(fields[9]), uid=int(fields[7])
+        host=socket.inet_ntop(family, packed),
+        port=int(port, 16),
+        inode=int(fields[9]),
+        uid=int(fields[7]),
+        waiting=int(fields[4].partition(":")[2], 16),  # a listener's receive queue is its accept queue
     )

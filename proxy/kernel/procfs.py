@@ -150,8 +150,14 @@ def uid(pid: int) -> int | None:
 
 def socket_inodes(pid: int) -> set[int] | None:
     """The inodes of its open sockets; None where its descriptors may not be read (another user, or not dumpable)."""
+    found = sockets(pid)
+    return None if found is None else set(found)
+
+
+def sockets(pid: int) -> dict[int, int] | None:
+    """Its open sockets: inode to descriptor, one of them where it has several of a socket. None as above."""
     folder = f"{_PROC}/{pid}/fd"
-    found = set()
+    found = {}
     try:
         for descriptor in os.listdir(folder):
             try:
@@ -159,11 +165,11 @@ def socket_inodes(pid: int) -> set[int] | None:
             except FileNotFoundError:  # closed meanwhile
                 continue
             if match:
-                found.add(int(match[1]))
+                found[int(match[1])] = int(descriptor)
     except PermissionError:
         return None
     except (FileNotFoundError, ProcessLookupError):
-        return set()
+        return {}
     return found
 
 

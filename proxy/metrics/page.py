@@ -28,6 +28,10 @@ def families(sample: Sample, version_of: VersionOf) -> Iterable[Metric]:
     yield from _worker_metrics(sample)
     yield from _state_metrics(sample.services)
     yield from _traffic_metrics(sample.services, version_of)
+    yield _datapath(sample.services)
+    yield from _steering_metrics(
+        [service for service in sample.services if service.datapath_configured == "steer"], version_of
+    )
     yield from _request_metrics([service for service in sample.services if service.protocol == "http"], version_of)
     yield from _health_metrics(sample)
 
@@ -114,6 +118,37 @@ def _traffic_metrics(services: Sequence[ServiceSample], version_of: VersionOf) -
             duration.add_metric(labels, *buckets(counts.duration, wire.DURATION_BUCKETS))
             connect.add_metric(labels, *buckets(counts.connect, wire.CONNECT_BUCKETS))
     return (total, active, refused, duration, received, sent, connect, errors)
+
+
+def _datapath(services: Sequence[ServiceSample]) -> Metric:
+    """Both in one series, so that an alert for "steer fell back" is a selector."""
+    paths = GaugeMetricFamily(
+        "proxy_datapath",
+        "The data path that is configured, and the one in effect; the value is always 1.",
+        labels=("service", "configured", "effective"),
+    )
+    for service in services:
+        paths.add_metric((service.name, service.datapath_configured, service.datapath), 1)
+    return paths
+
+
+def _steering_metrics(services: Sequence[ServiceSample], version_of: VersionOf) -> Iterable[Metric]:
+    steered = CounterMetricFamily(
+        "proxy_steered_connections", "Connections that the kernel handed to a backend.", labels=_GENERATION
+    )
+    fallen = CounterMetricFamily(
+        "proxy_steer_fallen_through",
+        "Connections that the kernel left to a worker, because the generation had no live socket.",
+        labels=_GENERATION,
+    )
+    for service in services:
+        for number, counts in service.counts.generations.items():
+            if not number:
+                continue
+            labels = (service.name, version_of(service.name, number), str(number))
+            steered.add_metric(labels, counts.steered)
+            fallen.add_metric(labels, counts.fallen_through)
+    return (steered, fallen)
 
 
 def _request_metrics(services: Sequence[ServiceSample], version_of: VersionOf) -> Iterable[Metric]:

@@ -33,7 +33,8 @@ class DrainSample:
 class ServiceSample:
     """A service at the moment of a scrape; `active` is the number of the active generation, 0 without one.
 
-    With `protocol` "http" there are series of requests too.
+    With `protocol` "http" there are series of requests too, with "steer" in `datapath_configured` those of what was
+    steered. `datapath` is the data path in effect.
     """
 
     name: str
@@ -42,6 +43,8 @@ class ServiceSample:
     replicas: Sequence[ReplicaSample] = field(default=())
     drains: Sequence[DrainSample] = field(default=())
     protocol: str = "tcp"
+    datapath: str = "relay"
+    datapath_configured: str = "relay"
 
 
 @dataclass(frozen=True)

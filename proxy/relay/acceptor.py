@@ -9,6 +9,7 @@ from __future__ import annotations
 import _socket
 import errno
 import logging
+import os
 import socket
 from pathlib import Path
 from select import EPOLLEXCLUSIVE, EPOLLIN
@@ -127,18 +128,24 @@ class Gate:
 
 
 class Listener:
-    """A listening socket that other workers share. `wanted` says whether its service has room."""
+    """A listening socket that other workers share. `wanted` says whether its service has room.
 
-    def __init__(self, engine: Engine, gate: Gate, service: Admission, fd: int) -> None:
+    One that is not to `accept` is only kept open: it is others who accept on it, and how they find it (whether it
+    blocks, what accepted sockets are like) is their business.
+    """
+
+    def __init__(self, engine: Engine, gate: Gate, service: Admission, fd: int, *, accept: bool = True) -> None:
         """Copy the descriptor. Raises ValueError or OSError for one that does not listen."""
         self._engine = engine
         self._gate = gate
         self._service = service
-        self._sock = _copy(fd)
+        self.accepts = accept
+        self._sock = _copy(fd, accept=accept)
         self._kind = int(self._sock.family), int(socket.SOCK_STREAM), self._sock.proto
-        self._sock.setblocking(False)
-        # A byte marked urgent stays in the stream; accepted sockets inherit this.
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+        if accept:
+            self._sock.setblocking(False)
+            # A byte marked urgent stays in the stream; accepted sockets inherit this.
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         self._is_watched = False
         self.wanted = False
         gate.listeners.add(self)
@@ -149,7 +156,7 @@ class Listener:
 
     def update(self) -> None:
         """Watch the listener, or stop, as the service and the gate have it now."""
-        watch = self.wanted and self._gate.is_open
+        watch = self.accepts and self.wanted and self._gate.is_open
         if watch and not self._is_watched:
             # EPOLLEXCLUSIVE cannot be modified, nor combined with EPOLLONESHOT (epoll_ctl(2)).
             self._engine.watch(self._sock.fileno(), self, EPOLLIN | EPOLLEXCLUSIVE)
@@ -161,7 +168,7 @@ class Listener:
         """Stop listening; with `drain`, accept what waits in the queue first, room or not."""
         self.wanted = False
         self.update()
-        if drain:
+        if drain and self.accepts:
             for _ in range(_longest_queue()):
                 if not self._accept():
                     break
@@ -206,15 +213,22 @@ def _longest_queue() -> int:
         return 4096
 
 
-def _copy(fd: int) -> socket.socket:
+def _copy(fd: int, *, accept: bool = True) -> socket.socket:
     """Return a socket of its own on a listener's descriptor, which stays the caller's."""
     lent = socket.socket(fileno=fd)
-    # All workers share the listener's O_NONBLOCK (fcntl(2)), and `dup` would clear it for a moment: long enough for
-    # another one to be caught in an accept that blocks.
-    lent.setblocking(False)
     try:
-        if not lent.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            raise ValueError(f"descriptor {fd} does not listen")
+        if not accept:
+            _check_listens(lent)
+            return socket.socket(fileno=os.dup(fd))
+        # All workers share the listener's O_NONBLOCK (fcntl(2)), and `dup` would clear it for a moment: long enough for
+        # another one to be caught in an accept that blocks.
+        lent.setblocking(False)
+        _check_listens(lent)
         return lent.dup()
     finally:
         lent.detach()
+
+
+def _check_listens(sock: socket.socket) -> None:
+    if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        raise ValueError(f"descriptor {sock.fileno()} does not listen")

@@ -235,10 +235,13 @@ class Service:
 
     # Listeners
 
-    def listen(self, address: str, fd: int) -> None:
-        """Accept on a copy of a listening descriptor, instead of the one that had this address before, if any."""
+    def listen(self, address: str, fd: int, *, accept: bool = True) -> None:
+        """Accept on a copy of a listening descriptor, instead of the one that had this address before, if any.
+
+        Without `accept`, only keep it open.
+        """
         before = self._listeners.get(address)
-        listener = self._listeners[address] = Listener(self.engine, self.gate, self, fd)
+        listener = self._listeners[address] = Listener(self.engine, self.gate, self, fd, accept=accept)
         listener.wanted = self._has_room
         listener.update()
         if before is not None:
@@ -248,6 +251,11 @@ class Service:
     def listeners(self) -> dict[str, int]:
         """The descriptor of each listener, by its address."""
         return {address: listener.fd for address, listener in self._listeners.items()}
+
+    @property
+    def accepts(self) -> bool:
+        """Whether it does on its listeners; else it only keeps them open."""
+        return all(listener.accepts for listener in self._listeners.values())
 
     def unlisten(self, address: str) -> None:
         """Stop accepting on a listener; what waits in its queue is accepted first. Unknown ones are no error."""

@@ -141,7 +141,7 @@ class Worker:
         if request.add:
             self._accept_again()
         for address, fd in zip(request.add, descriptors, strict=True):
-            service.listen(address, fd)
+            service.listen(address, fd, accept=request.accept)
         for address in request.remove:
             service.unlisten(address)
 
@@ -215,5 +215,5 @@ def _describe(service: Service, reply: Reply) -> None:
     connections = {number: len(each.members) for number, each in service.generations.items() if each.members}
     for start in range(0, len(addresses) or 1, wire.MAX_FDS):
         part = addresses[start : start + wire.MAX_FDS]
-        serving = wire.Serving(service.name, service.policy, part, connections)
+        serving = wire.Serving(service.name, service.policy, part, connections, accept=service.accepts)
         reply(serving, [listeners[address] for address in part])

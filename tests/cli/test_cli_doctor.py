@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from proxy.cli.machine import Finding
+    from proxy.cli.finding import Finding
     from tests.cli.conftest import FakeProxy, Result
 
 ALL = (1 << 41) - 1

@@ -53,6 +53,50 @@ def test_requests_in_flight_are_shown_where_they_are_known() -> None:
     assert "IN FLIGHT" not in shown(status(generations=[generation(1, "v1", "active", in_flight=None)]))
 
 
+def steered(**service: Any) -> dict[str, Any]:
+    return status(**{"datapath": "steer", "datapath_configured": "steer", "datapath_reason": "", **service})
+
+
+def test_what_is_steered_is_counted_where_connections_are_to_be_steered() -> None:
+    generations = [
+        generation(1, "v1", "draining", steered=90, fallen_through=0),
+        generation(2, "v2", "active", steered=1234, fallen_through=5),
+    ]
+    lines = shown(steered(generations=generations)).splitlines()
+    assert lines[2:] == [
+        "web serving v1 on 0.0.0.0:8080 (tcp, steer)",
+        "  GEN  VERSION  STATE     CONNECTIONS  STEERED  FELL THROUGH  HEALTHY    AGE",
+        "    2  v2       active             10     1234             5  1 of 1   1m40s",
+        "    1  v1       draining           10       90             0  1 of 1   1m40s",
+    ]
+    assert "STEERED" not in shown(status(generations=generations))
+
+
+def test_requests_and_what_is_steered_have_columns_of_their_own() -> None:
+    only = generation(1, "v1", "active", in_flight=3, steered=7, fallen_through=4)
+    head, row = shown(steered(protocol="http", generations=[only])).splitlines()[3:]
+    assert head.split()[3:8] == ["CONNECTIONS", "IN", "FLIGHT", "STEERED", "FELL"]
+    assert row.split()[3:7] == ["10", "3", "7", "4"]
+
+
+REASON = "this process may not steer: it needs CAP_BPF and CAP_NET_ADMIN, and to write to /sys/fs/bpf"
+
+
+def test_a_data_path_that_is_not_in_effect_is_said_to_be_that_with_its_reason() -> None:
+    lines = shown(steered(datapath="relay", datapath_reason=REASON)).splitlines()
+    assert lines[2].endswith("(tcp, relay)")
+    assert lines[3] == f'  "steer" is configured, and "relay" in effect: {REASON}'
+    for width in (40, 80):
+        lines = shown(steered(datapath="relay", datapath_reason=REASON), width).splitlines()
+        assert all(len(line) <= width for line in lines)
+        assert REASON in " ".join(line.strip() for line in lines)
+
+
+def test_a_data_path_in_effect_needs_no_line() -> None:
+    for path in ("relay", "steer", "inherit"):
+        assert "in effect" not in shown(status(datapath=path, datapath_configured=path, datapath_reason=""))
+
+
 def test_a_drain_shows_how_far_it_is_and_when_it_ends() -> None:
     drain = {"started": NOW - 5, "deadline": NOW + 25, "initial": 40, "remaining": 12, "forced": 0}
     generations = [generation(1, "v1", "draining", drain=drain), generation(2, "v2", "active")]
@@ -90,6 +134,12 @@ def test_what_is_under_way_and_what_was_last() -> None:
     text = shown(status(operation=operation, last_swap=last))
     assert "  swap v1 -> v2: health, for 3s\n" in text
     assert text.endswith("  last: swap v1 -> v2, 1h00m ago, took 2.00s, 3 connections finished")
+
+
+def test_for_how_long_both_accepted_is_shown_where_they_did() -> None:
+    last = result_of(finished=NOW - 60, started=NOW - 62, overlap=0.12)
+    assert shown(status(last_swap=last)).endswith(", 3 connections finished, both generations accepted for 120ms")
+    assert shown(status(last_swap={**last, "overlap": None})).endswith(", 3 connections finished")
 
 
 @pytest.mark.parametrize(("result", "words"), [("failed", "failed"), ("rolled_back", "rolled back")])

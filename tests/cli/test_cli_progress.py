@@ -69,6 +69,19 @@ def test_how_the_connections_ended(drained: int, forced: int, text: str) -> None
     assert outcome.drained(result_of(drained=drained, forced=forced)) == text
 
 
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"overlap": 0.12}, "both generations accepted for 120ms"),
+        ({"overlap": 0.0}, "both generations accepted for 0ms"),
+        ({"overlap": None}, ""),
+        ({}, ""),  # a proxy of the release before
+    ],
+)
+def test_for_how_long_both_generations_accepted(values: dict[str, float | None], text: str) -> None:
+    assert outcome.overlap(result_of(**values)) == text
+
+
 def test_a_failure_without_a_reason_or_output_is_still_a_sentence() -> None:
     message, hint = outcome.failure(result_of(result="failed", hint="", output=[]))
     assert message == "swap of web to v2 failed: no reason was given (v1 still serves)"

@@ -77,6 +77,17 @@ def test_without_a_terminal_each_phase_is_one_line(story: FakeProxy, proxyctl: C
     assert len(lines) == 7
 
 
+def test_for_how_long_both_generations_accepted_is_the_last_line(
+    story: FakeProxy, proxyctl: Callable[..., Result]
+) -> None:
+    story.control.ending = {"overlap": 0.12}
+    result = proxyctl("swap", "v2")
+    lines = result.out.splitlines()
+    assert lines[6].startswith("web: v2 serves; took ")
+    assert lines[7:] == ["both generations accepted for 120ms"]
+    assert list(json.loads(proxyctl("swap", "v3", "--json").out)) == CONTRACT
+
+
 def test_json_is_the_contracts_object_alone_on_stdout(story: FakeProxy, proxyctl: Callable[..., Result]) -> None:
     result = proxyctl("swap", "v2", "--json")
     assert result.code == 0

@@ -62,6 +62,16 @@ def test_history_is_a_table_with_reasons(proxy: FakeProxy, proxyctl: Callable[..
     assert proxyctl("history", "--service", "d b").out == "nothing has been swapped yet\n"
 
 
+def test_history_shows_for_how_long_both_accepted_where_they_did(
+    proxy: FakeProxy, proxyctl: Callable[..., Result]
+) -> None:
+    proxy.control.entries = [result_of(overlap=None), result_of()]
+    assert "OVERLAP" not in proxyctl("history").out
+    proxy.control.entries = [result_of(), result_of(overlap=0.12)]
+    head, first, second = proxyctl("history").out.splitlines()
+    assert [line.split()[-1] for line in (head, first, second)] == ["OVERLAP", "-", "120ms"]
+
+
 def test_logs_are_what_was_printed(proxy: FakeProxy, tmp_path: Path, proxyctl: Callable[..., Result]) -> None:
     proxy.control.folder = tmp_path
     (tmp_path / "1.0.log").write_bytes(b"one\ntwo\xff\nthree\n")

@@ -40,3 +40,14 @@ def test_beside_an_address_the_new_command_runs_with_the_defaults() -> None:
 def test_what_a_file_could_not_say_is_refused(name: str, command: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         adhoc_version(name, command, service(command="./app"))
+
+
+def test_the_data_path_decides_what_a_new_command_may_use() -> None:
+    relayed = service(command="./app")
+    inherits = relayed.model_copy(update={"datapath": "inherit"})
+
+    assert adhoc_version("v2", ["./new", "{fd}"], inherits).command == ("./new", "{fd}")
+    with pytest.raises(UsageError, match='only datapath "inherit" gives'):
+        adhoc_version("v2", ["./new", "{fd}"], relayed)
+    with pytest.raises(UsageError, match=r"not on \{socket\}"):
+        adhoc_version("v2", ["./new", "{socket}"], inherits)

@@ -61,6 +61,19 @@ def test_the_proxys_own_variables_may_be_spelt_out_but_not_changed() -> None:
     assert [finding.path[-1] for finding in check_version((), recipe)] == ["PROXY_VERSION", "PROXY_SERVICE"]
 
 
+def test_what_tells_a_backend_of_its_listening_socket_is_the_proxys_only_where_there_is_one() -> None:
+    recipe = {"command": "./app", "env": {"LISTEN_FDS": "1", "LISTEN_PID": "1", "NOTIFY_SOCKET": "/x"}}
+
+    assert list(check_version((), recipe)) == list(check_version((), recipe, "steer")) == []
+    found = [finding.path[-1] for finding in check_version((), recipe, "inherit")]
+    assert found == ["LISTEN_FDS", "LISTEN_PID", "NOTIFY_SOCKET"]
+
+
+def test_a_backend_that_inherits_may_have_a_private_port_too() -> None:
+    assert list(check_version((), {"command": "./app --fd {fd} --health {port}"}, "inherit")) == []
+    assert list(check_version((), {"command": "./app"}, "inherit")) == []
+
+
 def test_beside_a_socket_the_port_is_the_programs_own() -> None:
     assert list(check_version((), {"command": "./app {socket}", "env": {"PORT": "9100"}})) == []
 
@@ -102,6 +115,7 @@ def test_a_health_command_that_never_runs_is_a_mistake(kind: str) -> None:
         {"services": {"web": {"versions": {"v1": 5}, "active": "v1", "listen": [5, "x"]}}, "admin": 5},
         {"services": {"web": {"versions": {"v1": {"command": 5, "env": 5, "address": 5}}, "active": []}}},
         {"services": {"web": {"health": {"type": [], "command": {}}}}},
+        {"services": {"web": {"datapath": {}, "versions": {"v1": {"command": "./app {port}"}}}}},
     ],
 )
 def test_wrong_types_are_left_to_validation(table: dict[str, Any]) -> None:

@@ -127,17 +127,44 @@ def test_what_needs_a_restart_is_a_warning_and_no_change(compare: Callable[[str]
     assert changed.warnings[2].startswith("admin.listen: none → 127.0.0.1:9900")
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("relay", "steer", "web: datapath: relay → steer (for new connections)"),
+        ("steer", "relay", "web: datapath: steer → relay (for new connections)"),
+        ("relay", "inherit", "web: datapath: relay → inherit (from the next swap or restart)"),
+        ("inherit", "steer", "web: datapath: inherit → steer (from the next swap or restart)"),
+    ],
+)
+def test_a_data_path_is_said_to_begin_when_it_does(old: str, new: str, sentence: str, tmp_path: Path) -> None:
+    def settings(datapath: str) -> Settings:
+        path = tmp_path / "proxy.toml"
+        path.write_text(OLD.replace('active = "v1"', f'active = "v1"\ndatapath = "{datapath}"'))
+        return load(path)
+
+    assert diff(settings(old), settings(new)).sentences == (sentence,)
+
+
+def test_marks_that_connections_carry_are_not_changed_under_them(compare: Callable[[str], Diff]) -> None:
+    changed = compare('steering.marks = "256-511"\n' + OLD)
+
+    assert changed.sentences == ()
+    assert changed.warnings == (
+        "steering.marks: 0x5a000000-0x5a0000ff → 0x100-0x1ff takes effect when the proxy is started again",
+    )
+
+
 def test_no_setting_of_a_service_is_forgotten(compare: Callable[[str], Diff]) -> None:
     edits = {
         "protocol": '"http"',
+        "datapath": '"steer"',
         "balance": '"round_robin"',
         "connect_timeout": "9",
         "idle_timeout": "9",
         "max_connections": "9",
     }
     apart = {"listen", "active", "versions", "http", "health", "drain"}
-    one_choice = {"datapath"}
-    assert edits.keys() == {*keys_of(Service)} - apart - one_choice, "a new key needs its place here"
+    assert edits.keys() == {*keys_of(Service)} - apart, "a new key needs its place here"
 
     lines = "\n".join(f"{key} = {value}" for key, value in edits.items())
     (web,) = compare(OLD.replace('active = "v1"', f'active = "v1"\n{lines}')).changed

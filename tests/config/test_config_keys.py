@@ -3,11 +3,12 @@
 import pytest
 
 from proxy.config.keys import keys_of, table_at, unknown_key
-from proxy.config.settings import Drain, Health, Http, Service, Settings, Version
+from proxy.config.settings import Drain, Health, Http, Service, Settings, Steering, Version
 
 
 def test_every_table_of_the_file_has_its_model() -> None:
     assert table_at(()) is Settings
+    assert table_at(("steering",)) is Steering
     assert table_at(("services", "web")) is Service
     assert table_at(("services", "web", "http")) is Http
     assert table_at(("services", "web", "drain")) is Drain
@@ -31,6 +32,7 @@ def test_attributes_that_are_no_keys_are_not_suggested() -> None:
         (("services", "web", "health", "bake"), 2, '"bake" belongs in [services.web.drain]'),
         (("services", "web", "replicas"), 2, '"replicas" belongs in [services.web.versions.VERSION]'),
         (("services", "a b", "versions", "v 1", "bake"), 2, '"bake" belongs in [services."a b".drain]'),
+        (("services", "web", "marks"), "1-99", '"marks" belongs in [steering]'),
         (("balance",), "least", '"balance" belongs in [services.NAME]'),
         (("web",), {"listen": ":80"}, "a service is written [services.web]"),
         (("services", "web", "v1"), {"command": "x"}, "a version is written [services.web.versions.v1]"),

@@ -6,9 +6,17 @@ import pytest
 
 from proxy.config import json_schema
 from proxy.config.keys import keys_of
-from proxy.config.settings import Admin, Drain, Health, Http, Service, Settings, Version
+from proxy.config.settings import Admin, Drain, Health, Http, Service, Settings, Steering, Version
 
-MODELS = {"Admin": Admin, "Http": Http, "Health": Health, "Drain": Drain, "Version": Version, "Service": Service}
+MODELS = {
+    "Admin": Admin,
+    "Http": Http,
+    "Health": Health,
+    "Drain": Drain,
+    "Version": Version,
+    "Service": Service,
+    "Steering": Steering,
+}
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +61,14 @@ def test_values_are_as_they_are_written_in_toml(schema: dict[str, Any]) -> None:
     assert (http["request_id"]["type"], http["forwarded"]["enum"]) == ("boolean", ["off", "append", "replace"])
 
 
-def test_what_is_not_available_is_not_offered(schema: dict[str, Any]) -> None:
-    service = schema["definitions"]["Service"]["properties"]
+def test_every_data_path_is_offered_and_what_depends_on_it_may_be_left_open(schema: dict[str, Any]) -> None:
+    definitions = schema["definitions"]
 
-    assert service["datapath"]["const"] == "relay"
+    assert definitions["Service"]["properties"]["datapath"]["enum"] == ["relay", "steer", "inherit"]
+    assert definitions["Drain"]["properties"]["signal_at"]["enum"] == ["", "end", "start"]
+    assert definitions["Drain"]["properties"]["signal_at"]["default"] == ""
+    marks = definitions["Steering"]["properties"]["marks"]
+    assert (marks["type"], marks["default"]) == ("string", "0x5a000000-0x5a0000ff")
 
 
 def test_references_lead_somewhere(schema: dict[str, Any]) -> None:

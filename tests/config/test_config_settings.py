@@ -35,7 +35,7 @@ def test_settings_built_in_a_test_have_the_defaults_of_a_file() -> None:
         "deadline": 30.0,
         "stop_signal": Signals.SIGTERM,
         "stop_timeout": 10.0,
-        "signal_at": "end",
+        "signal_at": None,
         "keep_warm": 0.0,
         "bake": 0.0,
     }

@@ -90,10 +90,10 @@ def test_signals_that_end_no_process_are_refused() -> None:
     assert values.stop_signal("SIGWINCH") is Signals.SIGWINCH  # how Apache httpd is asked
 
 
-def test_what_comes_in_a_later_release_is_not_called_a_mistake() -> None:
-    with pytest.raises(BadValueError, match='"steer" is not available in this release') as caught:
-        values.choice("steer", known=("relay", "steer"), later=("steer",))
-    assert caught.value.hint == 'for now the only choice is "relay"'
+def test_an_empty_signal_at_leaves_it_to_the_data_path() -> None:
+    assert values.signal_at("") is values.signal_at(None) is None
+    assert values.signal_at("start") == "start"
+    assert refusal(values.signal_at, "sart").hint == 'did you mean "start"?'
 
 
 @pytest.mark.parametrize(("value", "hint"), [("True", "write true without quotes"), ("yes", ""), (1, ""), (None, "")])

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import errno
 import os
+import shlex
 import signal
 import socket
+import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 import trio
@@ -14,13 +18,12 @@ from proxy.control.check import check
 from proxy.control.ports import is_free
 from proxy.core.address import Address
 from proxy.errors import StartError
-from proxy.kernel import procfs
+from proxy.kernel import inet_diag, procfs
 from tests.control.world import SERVER, World, world
 from tests.tools import need
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from pathlib import Path
+    from collections.abc import AsyncIterator, Iterator
 
 
 @pytest.fixture
@@ -356,3 +359,291 @@ async def listening(here: World, started: backend.Backend) -> None:
     with trio.fail_after(10):
         while not (await check(health, started.subject)).healthy:
             await trio.sleep(0.02)
+
+
+# With the public listener (datapath "inherit").
+
+ACTIVATED = (sys.executable, str(Path(__file__).with_name("activated.py")))
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as created:
+        created.setblocking(False)
+        yield created
+
+
+def inode(listener: socket.socket) -> int:
+    return os.fstat(listener.fileno()).st_ino
+
+
+async def talk(listener: socket.socket) -> trio.SocketStream:
+    """Connect; whoever accepts says a word first."""
+    return await trio.open_tcp_stream(*listener.getsockname()[:2])
+
+
+async def test_a_backend_accepts_on_the_public_listener_and_takes_no_port(here: World, listener: socket.socket) -> None:
+    started = await here.start((*ACTIVATED, "v1"), listeners=[listener])
+    with trio.fail_after(10):
+        await started.ready()
+        async with await talk(listener) as client:
+            assert await client.receive_some() == b"v1"
+    assert started.inherits
+    assert started.is_ready()
+    assert str(started.address) == f"127.0.0.1:{listener.getsockname()[1]}"
+    assert started.record.port is None
+    assert here.ports.in_use == set()
+    assert started.tail(1) == ("web",)
+    assert not {"NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID"} & started.subject.env.keys()
+
+
+async def test_what_it_listens_on_and_says_ready_to_is_gone_with_it_but_not_the_public_socket(here: World) -> None:
+    path = here.folder / "public.sock"
+    with socket.socket(socket.AF_UNIX) as public:
+        public.bind(str(path))
+        public.listen()
+        started = await here.start((*ACTIVATED, "v1"), listeners=[public])
+        assert started.address == Address(path=str(path))
+        assert len(list((here.state_dir / "sockets").iterdir())) == 1
+        await started.stop(signal.SIGTERM, 10)
+        assert path.exists()
+        assert list((here.state_dir / "sockets").iterdir()) == []
+
+
+async def test_a_backend_that_asks_for_a_port_has_one_beside_the_listener(here: World, listener: socket.socket) -> None:
+    started = await here.start(
+        ("sh", "-c", "echo {port} $PORT {fd} $LISTEN_FDS > words; exec sleep 60"), listeners=[listener]
+    )
+    port = started.record.port
+    assert started.address == Address(host="127.0.0.1", port=port or 0)
+    assert await here.text_of("words") == f"{port} {port} 3 1"
+    assert started.inherits
+    assert started.has_own_endpoint
+
+
+async def test_all_listeners_are_passed_on_under_the_name_of_the_service(here: World, listener: socket.socket) -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as second:
+        started = await here.start((*ACTIVATED, "v1"), listeners=[listener, second])
+        with trio.fail_after(10):
+            await started.ready()
+            for each in (listener, second):
+                async with await talk(each) as client:
+                    assert await client.receive_some() == b"v1"
+        assert started.tail(1) == ("web:web",)
+
+
+async def test_a_child_may_say_it_is_ready_for_its_parent(here: World, listener: socket.socket) -> None:
+    started = await here.start((*ACTIVATED, "v1", "child"), listeners=[listener])
+    with trio.fail_after(10):
+        await started.ready()
+
+
+async def test_nobody_else_can_say_it_is_ready(here: World, listener: socket.socket) -> None:
+    started = await here.start((*ACTIVATED, "v1", "silent"), listeners=[listener])
+    (path,) = (here.state_dir / "sockets").iterdir()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stranger:
+        stranger.sendto(b"READY=1", str(path))
+    with trio.move_on_after(0.3):
+        await started.ready()
+    assert not started.is_ready()
+    assert started.said() == ("", os.getpid())
+
+
+async def test_it_has_let_go_when_the_last_of_its_processes_has_closed_the_listener(
+    here: World, listener: socket.socket
+) -> None:
+    script = f"sleep 60 & echo $! > child; exec {shlex.join((*ACTIVATED, 'v1'))}"
+    started = await here.start(("sh", "-c", script), listeners=[listener])
+    with trio.fail_after(10):
+        await started.ready()
+    async with trio.open_nursery() as nursery:
+        gone = trio.Event()
+
+        @nursery.start_soon
+        async def wait() -> None:
+            await started.lets_go([inode(listener)])
+            gone.set()
+
+        os.kill(started.pid, signal.SIGUSR1)  # it closes the listener, but its child has it too
+        with trio.move_on_after(0.3):
+            await gone.wait()
+        assert not gone.is_set()
+        os.kill((await here.pid_of("child")).pid, signal.SIGKILL)
+        with trio.fail_after(10):
+            await gone.wait()
+    assert procfs.is_running(started.record.identity)
+
+
+async def test_it_has_let_go_when_it_has_ended(here: World, listener: socket.socket) -> None:
+    started = await here.start((*ACTIVATED, "v1"), listeners=[listener])
+    async with trio.open_nursery() as nursery:
+        with trio.fail_after(10):
+            nursery.start_soon(started.lets_go, [inode(listener)])
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            started.signal(signal.SIGKILL)
+
+
+async def test_its_connections_are_counted_as_long_as_they_live(here: World, listener: socket.socket) -> None:
+    started = await here.start((*ACTIVATED, "v1"), listeners=[listener])
+    other = await here.start((*ACTIVATED, "v2", "silent"), replica=1, listeners=[listener])
+    with trio.fail_after(10):
+        await started.ready()
+        clients = [await talk(listener) for _ in range(5)]
+        for client in clients:
+            await client.receive_some()
+        assert started.connections() + other.connections() == 5
+        assert started.connections([Address(host="127.0.0.1", port=1)]) == 0
+        other.signal(signal.SIGTERM)
+        started.signal(signal.SIGTERM)  # it closes the listener, and waits for them
+        await started.lets_go([inode(listener)])
+        await other.lets_go([inode(listener)])
+        assert started.connections() + other.connections() == 5
+        for client in clients:
+            await client.aclose()
+        await started.exited()
+        await other.exited()
+    assert started.connections() == 0
+
+
+async def test_connections_to_a_public_unix_socket_are_counted_too(here: World) -> None:
+    with socket.socket(socket.AF_UNIX) as public:
+        public.bind(str(here.folder / "public.sock"))
+        public.listen()
+        started = await here.start((*ACTIVATED, "v1"), listeners=[public])
+        with trio.fail_after(10):
+            await started.ready()
+            async with await trio.open_unix_socket(str(here.folder / "public.sock")) as client:
+                await client.receive_some()
+                assert started.connections() == 1
+
+
+async def test_without_sock_diag_the_connections_are_counted_all_the_same(
+    here: World, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: object) -> NoReturn:
+        raise OSError(errno.ENOENT, "no such family")
+
+    monkeypatch.setattr(inet_diag, "connections", refuse)
+    started = await here.start((*ACTIVATED, "v1"), listeners=[listener])
+    with trio.fail_after(10):
+        await started.ready()
+        async with await talk(listener) as client:
+            await client.receive_some()
+            assert started.connections() == 1
+    assert started.connections([Address(host="127.0.0.1", port=1)]) == 0
+
+
+async def test_a_backend_with_the_listener_is_taken_over_and_counts_as_ready(
+    here: World, listener: socket.socket
+) -> None:
+    _, version = here.service(ACTIVATED)
+    first = await here.start((*ACTIVATED, "v1", "busy"), listeners=[listener])
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(first.ready)
+        await here.text_of("said")
+    (path,) = (here.state_dir / "sockets").iterdir()
+    first_heritage = first._heritage
+    assert first_heritage
+    first_heritage.readiness._close_socket()  # as the end of a control process does
+    adopted = backend.adopt(first.record, version, state_dir=here.state_dir, ports=here.ports)
+    assert adopted
+    here.started.append(adopted)
+    assert adopted.inherits
+    assert not adopted.has_own_endpoint
+    assert adopted.is_ready()
+    with trio.fail_after(10):
+        await adopted.ready()
+        async with await talk(listener) as client:
+            await client.receive_some()
+            assert adopted.connections() == 1
+        adopted.signal(signal.SIGTERM)  # it says STOPPING=1, and fails if it cannot
+        await adopted.lets_go([inode(listener)])
+        assert (await first.exited()).is_clean
+    await adopted.stop(signal.SIGTERM, 10)
+    assert not path.exists()
+
+
+async def test_a_backend_with_a_port_and_the_listener_is_taken_over_as_such(
+    here: World, listener: socket.socket
+) -> None:
+    _, version = here.service("sleep {port}")
+    for listeners in ([listener], []):
+        first = await here.start(("sh", "-c", "exec sleep 6{port}"), listeners=listeners)
+        adopted = backend.adopt(first.record, version, state_dir=here.state_dir, ports=here.ports)
+        assert adopted
+        assert adopted.inherits == bool(listeners)
+        assert adopted.has_own_endpoint
+        await first.stop(signal.SIGKILL, 0)
+        await adopted.stop(signal.SIGKILL, 0)
+
+
+async def test_a_command_that_cannot_be_started_leaves_no_socket(here: World, listener: socket.socket) -> None:
+    with pytest.raises(StartError, match="command not found: no-such-program"):
+        await here.start(("no-such-program",), listeners=[listener])
+    assert list((here.state_dir / "sockets").iterdir()) == []
+
+
+async def test_stopping_one_leaves_others_who_listen_alone(here: World, listener: socket.socket) -> None:
+    """A daemon of another generation may have become our child, and it listens on the same public socket."""
+    daemon = f"setsid {shlex.join((*ACTIVATED, 'v1', 'wrong-pid'))} & echo $! > daemon"
+    other = await here.start(("sh", "-c", f"({daemon}); sleep 60"), replica=1, listeners=[listener])
+    started = await here.start((*ACTIVATED, "v2"), listeners=[listener])
+    pid = await here.pid_of("daemon")
+    with trio.fail_after(10):
+        await other.ready()
+        await started.ready()
+    await started.stop(signal.SIGTERM, 10)
+    assert procfs.is_running(pid)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become someone else")
+async def test_another_user_gets_the_listener_and_can_say_it_is_ready(here: World, listener: socket.socket) -> None:
+    code = "import os,socket as s,sys; l=s.socket(fileno=3); l.setblocking(True); "
+    code += "s.socket(s.AF_UNIX,s.SOCK_DGRAM).sendto(b'READY=1',os.environ['NOTIFY_SOCKET']); "
+    code += "c=l.accept()[0]; c.sendall(str(os.getresuid()).encode()); c.recv(1)"
+    started = await here.start(
+        ("/usr/bin/env", "python3", "-I", "-c", code), user="nobody", cwd="/", listeners=[listener]
+    )
+    with trio.fail_after(10):
+        await started.ready()
+        async with await talk(listener) as client:
+            path = trio.Path(procfs.environ(started.pid)["NOTIFY_SOCKET"])
+            assert await client.receive_some() == b"(65534, 65534, 65534)"
+    await started.stop(signal.SIGTERM, 10)
+    assert not await path.parent.exists()
+
+
+async def _answers(listener: socket.socket) -> bytes:
+    async with await talk(listener) as client:
+        await client.send_all(b"GET / HTTP/1.0\r\n\r\n")
+        answer = b""
+        async for data in client:
+            answer += data
+        return answer
+
+
+async def test_gunicorn_takes_the_listener_and_says_when_it_is_ready(here: World, listener: socket.socket) -> None:
+    pytest.importorskip("gunicorn")
+    (here.folder / "app.py").write_text("def app(_, start):\n    start('200 OK', [])\n    return [b'from v1']\n")
+    command = (sys.executable, "-m", "gunicorn", "app:app", "--workers", "2", "--no-control-socket")
+    started = await here.start(command, listeners=[listener])
+    with trio.fail_after(30):
+        await started.ready()
+        assert (await _answers(listener)).endswith(b"from v1")
+        started.signal(signal.SIGTERM)
+        await started.lets_go([inode(listener)])
+
+
+async def test_uvicorn_takes_the_listener_by_its_number(here: World, listener: socket.socket) -> None:
+    pytest.importorskip("uvicorn")
+    lines = ["async def app(scope, receive, send):", "    start = {'type': 'http.response.start', 'status': 200}"]
+    lines += ["    if scope['type'] == 'http':", "        await send(start)"]
+    lines += ["        await send({'type': 'http.response.body', 'body': b'from v1'})"]
+    (here.folder / "app.py").write_text("\n".join(lines))
+    command = (sys.executable, "-m", "uvicorn", "app:app", "--fd", "{fd}", "--lifespan", "off")
+    started = await here.start(command, listeners=[listener])
+    with trio.fail_after(30):
+        assert b"from v1" in await _answers(listener)
+        started.signal(signal.SIGTERM)
+        await started.lets_go([inode(listener)])

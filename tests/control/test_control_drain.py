@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import trio
+import trio.testing
 
 from proxy.control.drain import Departure
 from proxy.control.events import Bus
@@ -11,11 +12,13 @@ from proxy.control.operation import Operation
 from proxy.metrics import Metrics
 
 
-class Pool:
-    """The workers: `open` connections, which `leave` takes away."""
+class Connections:
+    """Workers and kernel: `open` connections, which `leave` takes away."""
 
     def __init__(self, connections: int) -> None:
         self.open = connections
+        self.all_accepted = trio.Event()
+        self.all_accepted.set()
         self._moved = trio.Event()
 
     def leave(self, count: int) -> None:
@@ -23,8 +26,11 @@ class Pool:
         self._moved.set()
         self._moved = trio.Event()
 
-    def remaining(self, service, generation):
+    async def remaining(self, service, generation):
         return self.open
+
+    async def settled(self, service, generation):
+        await self.all_accepted.wait()
 
     async def drained(self, service, generation, progress):
         while self.open:
@@ -38,10 +44,11 @@ class Pool:
 
 class Generation:
     id = 1
+    inherits = False
     version = SimpleNamespace(name="v1")
 
     def __init__(self, **drain) -> None:
-        values = {"keep_warm": 0.0, "signal_at": "end", **drain}
+        values = {"keep_warm": 0.0, "signal_at": None, **drain}
         self.settings = SimpleNamespace(name="web", drain=SimpleNamespace(**values))
         self.drain = None
         self.state = "active"
@@ -76,9 +83,10 @@ class Generation:
 def story(nursery):
     """Begin a departure; times are seconds since then."""
 
-    def begin(connections=0, limit=30.0, *, released=True, **drain):
-        generation, pool = Generation(**drain), Pool(connections)
-        deps = SimpleNamespace(pool=pool, metrics=Metrics(), bus=Bus())
+    def begin(connections=0, limit=30.0, *, released=True, steered=False, **drain):
+        generation, pool = Generation(**drain), Connections(connections)
+        steering = SimpleNamespace(has=lambda *_: steered)
+        deps = SimpleNamespace(open=pool, steering=steering, metrics=Metrics(), bus=Bus())
         operation = Operation(1, "swap", "web", "v1", "v2", deps)
         departure = Departure(generation, limit, operation, deps)
         if released:
@@ -129,6 +137,36 @@ async def test_a_backend_that_says_goodbye_itself_hears_at_the_start(autojump_cl
     departure, generation, pool = story(connections=1, signal_at="start")
     await trio.sleep(3)
     assert generation.said_goodbye_at == departure.began
+    pool.leave(1)
+    await departure.gone.wait()
+
+
+async def test_a_steered_backend_hears_at_the_start_as_only_it_can_say_goodbye(autojump_clock, story):
+    departure, generation, pool = story(connections=1, steered=True)
+    await trio.sleep(3)
+    assert generation.said_goodbye_at == departure.began
+    pool.leave(1)
+    await departure.gone.wait()
+
+
+async def test_a_steered_backend_that_would_cut_its_clients_hears_at_the_end_where_the_config_says_so(
+    autojump_clock, story
+):
+    departure, generation, pool = story(connections=1, steered=True, signal_at="end")
+    await trio.sleep(3)
+    assert generation.said_goodbye_at is None
+    pool.leave(1)
+    await departure.gone.wait()
+
+
+async def test_who_waits_in_the_queue_of_a_backend_is_accepted_before_it_is_told_to_leave(autojump_clock, story):
+    departure, generation, pool = story(connections=1, steered=True)
+    pool.all_accepted = trio.Event()
+    await trio.sleep(3)
+    assert generation.said_goodbye_at is None
+    pool.all_accepted.set()
+    await trio.testing.wait_all_tasks_blocked()
+    assert generation.said_goodbye_at == trio.current_time()
     pool.leave(1)
     await departure.gone.wait()
 

@@ -78,7 +78,7 @@ def make(tmp_path, nursery, backends):
             troubles=Troubles(),
             ending=Ending(is_orderly=True),
         )
-        made = Generation(1, settings, version, deps, candidate=candidate)
+        made = Generation(1, settings, version, deps, candidate=candidate, public={})
         nursery.start_soon(made.run)
         return made
 

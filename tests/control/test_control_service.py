@@ -7,13 +7,16 @@ import trio
 
 from proxy import wire
 from proxy.config import Http, load
+from proxy.config.marks import DEFAULT
 from proxy.control import service as services
 from proxy.control.ending import Ending
 from proxy.control.events import Bus
 from proxy.control.history import History
+from proxy.control.open_connections import OpenConnections
 from proxy.control.service import Service
 from proxy.control.state import GenerationRecord
 from proxy.control.state_file import StateFile
+from proxy.control.steering import Steering
 from proxy.control.traffic import Traffic
 from proxy.core.requests import SwapRequest
 from proxy.errors import StartError
@@ -31,19 +34,20 @@ class Pool:
         self.open = trio.Event()
         self.open.set()
 
-    async def add(self, route, listeners):
+    async def add(self, route, listeners, *, accept):
         self.added = route
         await trio.lowlevel.checkpoint()
 
-    async def listen(self, service, listeners):
+    async def listen(self, service, listeners, *, accept=True):
         await trio.lowlevel.checkpoint()
 
     async def route(self, route):
         self.asked.set()
         await self.open.wait()
 
-    async def switch(self, route):
+    async def switch(self, route, *, also):
         await self.route(route)
+        also()
         self.switched.append(route.generation)
 
     async def drained(self, service, generation, progress):
@@ -64,7 +68,9 @@ class Pool:
 class Generation:
     """Healthy at once, and until the test calls `fall_over`."""
 
-    def __init__(self, number, settings, version, deps, *, candidate):
+    inherits = False
+
+    def __init__(self, number, settings, version, deps, *, candidate, public):
         self.id, self.settings, self.version = number, settings, version
         self.state = "starting"
         self.drain = None
@@ -126,13 +132,17 @@ async def service(tmp_path, nursery, monkeypatch):
     path.write_text(
         f'[services.web]\nlisten = "127.0.0.1:0"\nactive = "v1"\n{versions}\n[services.web.drain]\nbake = "60s"\n'
     )
+    pool = Pool()
+    steering = Steering(tmp_path, DEFAULT, pool.traffic)
     deps = SimpleNamespace(
         config_path=path,
         state_dir=tmp_path,
         bus=Bus(),
         history=History(tmp_path / "history.jsonl"),
         metrics=Metrics(),
-        pool=Pool(),
+        pool=pool,
+        steering=steering,
+        open=OpenConnections(pool, steering),
         state=StateFile(tmp_path / "state.json"),
         ending=Ending(is_orderly=True),
     )

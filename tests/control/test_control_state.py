@@ -88,6 +88,7 @@ def full() -> State:
         recipe={"command": ["./app"], "replicas": 2, "env": {"A": "é\n"}},
         restarts={"1": 4},
         signalled=True,
+        inherits=True,
         departure=departure,
     )
     operation = OperationRecord(
@@ -168,7 +169,7 @@ def test_the_state_of_the_release_before_is_read() -> None:
 @pytest.mark.parametrize("found", [0, FORMAT + 1, 99, None, "2", 2.5, [2], {}], ids=repr)
 def test_a_format_that_is_not_known_is_refused_by_its_number(found: Any) -> None:
     values = json.loads(dump(full())) | {"format": found}
-    with pytest.raises(ValueError, match=r"^format .*, this release reads 1 and 2$"):
+    with pytest.raises(ValueError, match=r"^format .*, this release reads 1, 2, 3$"):
         parse(json.dumps(values).encode())
 
 

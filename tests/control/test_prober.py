@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import signal
+import socket
 import subprocess
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 import trio
@@ -24,7 +27,6 @@ from tests.control.world import SERVER, World, world
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
 
     from trio.testing import MockClock
 
@@ -324,3 +326,111 @@ async def test_a_stranger_that_shares_the_port_with_our_backend_is_an_error(here
 
 async def test_a_server_that_a_forked_child_runs_is_our_own(here: World) -> None:
     await wait(here, ("sh", "-c", f"setsid {' '.join(SERVER)} & wait"), type="http")
+
+
+# With the public listener (datapath "inherit").
+
+ACTIVATED = (sys.executable, str(Path(__file__).with_name("activated.py")))
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as created:
+        created.setblocking(False)
+        yield created
+
+
+@pytest.mark.parametrize("kind", ["tcp", "http"])
+async def test_with_the_public_listener_it_is_ready_when_it_says_so_and_not_when_another_answers_there(
+    here: World, listener: socket.socket, kind: Literal["tcp", "http"]
+) -> None:
+    other = await here.start((*ACTIVATED, "v1"), listeners=[listener])
+    await prober.wait_healthy(other, Health(type=kind))
+    silent = await here.start((*ACTIVATED, "v2", "silent"), replica=1, listeners=[listener])
+    results: list[str] = []
+    with pytest.raises(StartError) as caught:
+        await prober.wait_healthy(silent, Health(type=kind, start_timeout=0.5), on_check=results.append)
+    assert caught.value.message == "not ready within 500ms: it has not said READY=1 on $NOTIFY_SOCKET"
+    assert caught.value.hint.startswith(
+        'one that does not speak sd_notify(3) needs `health.type = "command"`, or "none"'
+    )
+    assert caught.value.output == ("web",)
+    assert results == []
+
+
+async def test_what_it_said_and_who_else_spoke_comes_with_the_error(here: World, listener: socket.socket) -> None:
+    script = "import os,socket as s,time; to=os.environ['NOTIFY_SOCKET']; u=s.socket(s.AF_UNIX,s.SOCK_DGRAM); "
+    script += "u.sendto(b'STATUS=loading the index',to); time.sleep(60)"
+    started = await here.start((sys.executable, "-c", script), listeners=[listener])
+    (path,) = (here.state_dir / "sockets").iterdir()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stranger:
+        stranger.sendto(b"READY=1", str(path))
+    with pytest.raises(StartError) as caught:
+        await prober.wait_healthy(started, Health(start_timeout=1))
+    assert '; the last it said is STATUS "loading the index"; pid' in caught.value.message
+    assert f"pid {os.getpid()} has, which is not" in caught.value.message
+
+
+async def test_with_the_public_listener_one_that_dies_ends_the_wait_at_once(
+    here: World, listener: socket.socket
+) -> None:
+    started = await here.start(("sh", "-c", "echo no such key; exit 3"), listeners=[listener])
+    with trio.fail_after(10), pytest.raises(StartError, match="exited with status 3 before it was healthy") as caught:
+        await prober.wait_healthy(started, Health())
+    assert caught.value.output == ("no such key",)
+
+
+@pytest.mark.parametrize("health", [Health(type="none"), Health(type="command", command="test -e said")])
+async def test_a_command_or_nobody_decides_for_one_that_does_not_say_it_is_ready(
+    here: World, listener: socket.socket, health: Health
+) -> None:
+    """And it goes on reporting: where nobody reads that, it must not have to wait."""
+    started = await here.start((*ACTIVATED, "v1", "silent", "busy"), listeners=[listener])
+    with trio.fail_after(20):
+        await prober.wait_healthy(started, health)
+        assert started.is_ready()
+        await here.text_of("said")
+
+
+async def test_one_with_a_port_of_its_own_is_checked_there(here: World, listener: socket.socket) -> None:
+    command = shlex.join((*ACTIVATED, "v1", "busy")) + " & exec " + shlex.join(SERVER)
+    started = await here.start(("sh", "-c", command.replace(" v1", " v1 wrong-pid")), listeners=[listener])
+    results: list[str] = []
+    with trio.fail_after(20):
+        await prober.wait_healthy(started, Health(type="http"), on_check=results.append)
+        await here.text_of("said")
+    assert results[-1] == "ok"
+
+
+async def test_with_the_public_listener_only_its_life_is_watched(here: World, listener: socket.socket) -> None:
+    started = await here.start((*ACTIVATED, "v1"), listeners=[listener])
+    await prober.wait_healthy(started, Health())
+    changes: list[bool] = []
+    with trio.move_on_after(0.5):
+        await prober.watch(
+            started,
+            Health(interval=0.01, fall=1),
+            on_change=lambda healthy, _: changes.append(healthy),
+            on_check=lambda _: changes.append(True),
+        )
+    assert changes == []
+
+
+async def test_a_command_watches_one_with_the_public_listener_and_asks_not_whose_it_is(
+    here: World, listener: socket.socket
+) -> None:
+    started = await here.start((*ACTIVATED, "v1"), listeners=[listener])
+    health = Health(type="command", command="test ! -e sick", interval=0.05, fall=1)
+    await prober.wait_healthy(started, health)
+    (here.folder / "sick").touch()
+    changes = []
+    with trio.move_on_after(10) as scope:
+
+        def change(healthy: bool, _: str) -> None:
+            changes.append(healthy)
+            (here.folder / "sick").unlink(missing_ok=True)
+            if healthy:
+                scope.cancel()
+
+        await prober.watch(started, health, on_change=change)
+    assert changes == [False, True]

@@ -16,7 +16,8 @@ from proxy.kernel import prctl, procfs
 from proxy.kernel.inotify import FolderWatch
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    import socket
+    from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
     from proxy.control.backend import Backend
@@ -41,10 +42,17 @@ class World:
         return Service(name="web", listen="127.0.0.1:8080", active=name, versions={name: version}, **tables), version
 
     async def start(
-        self, command: str | tuple[str, ...], *, generation: int = 1, replica: int = 0, **settings: Any
+        self,
+        command: str | tuple[str, ...],
+        *,
+        generation: int = 1,
+        replica: int = 0,
+        listeners: Sequence[socket.socket] = (),
+        **settings: Any,
     ) -> Backend:
         service, version = self.service(command, **settings)
-        started = await backend.start(service, version, generation, replica, state_dir=self.state_dir, ports=self.ports)
+        given: dict[str, Any] = {"state_dir": self.state_dir, "ports": self.ports, "listeners": listeners}
+        started = await backend.start(service, version, generation, replica, **given)
         self.started.append(started)
         return started
 

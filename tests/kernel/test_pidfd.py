@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import socket
 import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -72,3 +75,54 @@ async def test_the_status_of_someone_elses_child_is_unknown() -> None:
         grandchild = procfs.identify(int(child.stdout.readline()))
     assert grandchild
     assert await pidfd.wait_exit_code(grandchild) is None
+
+
+def test_a_copy_of_a_childs_listening_socket_accepts_what_came_for_the_child() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address, inode = listener.getsockname(), os.fstat(listener.fileno()).st_ino
+        child = start("sleep", "60", pass_fds=[listener.fileno()])
+    with child:  # the child alone has it now
+        try:
+            held = procfs.sockets(child.pid)
+            assert held
+            copy = pidfd.duplicate(identity(child), held[inode])
+            assert copy is not None
+            assert not os.get_inheritable(copy)
+            with (
+                socket.socket(fileno=copy) as ours,
+                socket.create_connection(address) as client,
+                ours.accept()[0] as server,
+            ):
+                client.send(b"?")
+                assert server.recv(1) == b"?"
+        finally:
+            child.kill()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address)
+
+
+def test_nothing_is_copied_of_what_is_closed_or_of_a_process_that_is_gone_or_took_over_the_pid() -> None:
+    with start("sleep", "60") as child:
+        real = identity(child)
+        assert pidfd.duplicate(real, 999) is None
+        assert pidfd.duplicate(ProcessId(real.pid, real.start_time - 1), 0) is None
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert pidfd.duplicate(real, 0) is None  # a zombie
+    assert pidfd.duplicate(real, 0) is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become someone else")
+def test_nothing_is_copied_from_another_users_process_and_that_is_said() -> None:
+    code = f"""
+import os
+from proxy.kernel import pidfd, procfs
+parent = procfs.identify({os.getpid()})
+os.setuid(65534)
+try:
+    pidfd.duplicate(parent, 0)
+except PermissionError as error:
+    print(error.errno)
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == str(errno.EPERM)

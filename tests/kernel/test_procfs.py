@@ -74,6 +74,7 @@ def test_nothing_fails_on_a_process_that_is_gone() -> None:
     assert procfs.command_line(GONE) == ""
     assert procfs.environ(GONE) == {}
     assert procfs.socket_inodes(GONE) == set()
+    assert procfs.sockets(GONE) == {}
     assert procfs.uid(GONE) is None
     assert procfs.children(GONE) == set()
 
@@ -119,6 +120,15 @@ def test_the_owners_of_a_socket_are_all_that_hold_it() -> None:
                 assert procfs.socket_owners([inode]) == {inode: {os.getpid(), child.pid}}
             finally:
                 child.kill()
+
+
+def test_the_descriptor_that_a_process_has_a_socket_as_is_found() -> None:
+    with socket.socket() as one, socket.socket() as two, open(os.devnull, "rb"):
+        held = procfs.sockets(os.getpid())
+        assert held
+        for each in (one, two):
+            assert held[os.fstat(each.fileno()).st_ino] == each.fileno()
+        assert set(held) == procfs.socket_inodes(os.getpid())
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become someone else")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from proxy.kernel import proc_net, sock_diag
+from proxy.kernel import netlink, proc_net, sock_diag
 from proxy.kernel.proc_net import TcpListener
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def source(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
         def refuse(_: bytes) -> Iterator[bytes]:
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
 
-        monkeypatch.setattr(sock_diag, "_dump", refuse)
+        monkeypatch.setattr(netlink, "dump", refuse)
     return str(request.param)
 
 
@@ -83,6 +83,21 @@ def test_connections_and_bound_sockets_are_not_listeners(source: str) -> None:
             assert sock_diag.tcp_listeners(bound.getsockname()[1]) == []
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_how_many_connections_wait_to_be_accepted_is_known(host: str, source: str) -> None:
+    family = socket.AF_INET6 if host == "::1" else socket.AF_INET
+    with socket.create_server((host, 0), family=family, backlog=7) as listener:
+        port = listener.getsockname()[1]
+        (idle,) = sock_diag.tcp_listeners(port)
+        with socket.create_connection((host, port)), socket.create_connection((host, port)):
+            (busy,) = sock_diag.tcp_listeners(port)
+            assert (idle.waiting, busy.waiting) == (0, 2)
+            assert busy.backlog == (7 if source == "sock_diag" else 0)  # /proc/net does not say
+            assert busy == idle
+            with listener.accept()[0], listener.accept()[0]:
+                assert [each.waiting for each in sock_diag.tcp_listeners(port)] == [0]
+
+
 def test_a_listening_unix_socket_is_found_by_its_path(tmp_path: Path, source: str) -> None:
     path = str(tmp_path / "a b.sock")
     with listening(socket.AF_UNIX, path) as listener:
@@ -113,7 +128,7 @@ def test_errors_of_the_kernel_other_than_not_having_it_are_raised(monkeypatch: p
     def fail(_: bytes) -> Iterator[bytes]:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr(sock_diag, "_dump", fail)
+    monkeypatch.setattr(netlink, "dump", fail)
     for ask in (sock_diag.tcp_listeners, sock_diag.unix_listeners):
         with pytest.raises(OSError, match="Too many open files"):
             ask()
@@ -121,7 +136,7 @@ def test_errors_of_the_kernel_other_than_not_having_it_are_raised(monkeypatch: p
 
 def test_a_request_the_kernel_rejects_is_an_error_not_an_empty_list() -> None:
     with pytest.raises(OSError, match=r"Invalid argument|No such file"):
-        list(sock_diag._dump(b"\xff" * 4))
+        list(netlink.dump(b"\xff" * 4))
 
 
 def test_a_machine_without_ipv6_has_no_tcp6_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,0 +1,90 @@
+"""Generations that accept on the public listener themselves (datapath "inherit"): how one gives way to the next.
+
+The listener is one open socket, which control, the workers (who only keep it) and each generation have. Whoever accepts
+gets the next connection: while two generations do, which of them is the kernel's choice. So the old one is told to stop
+as soon as the new one is ready, and lets go of the listener. What waits in the queue stays there: ours is never closed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING
+
+import trio
+
+from proxy.logs import facts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable
+
+    from proxy.control.backend import Backend
+    from proxy.control.generation import Generation
+
+log = logging.getLogger(__name__)
+
+_LOOK_AGAIN = 0.5  # seconds; connections of others end without a word
+
+
+async def hand_on(old: Generation, limit: float) -> bool:
+    """Tell the old generation to stop, and wait until it accepts no more; False if it still does after `limit`
+    seconds.
+    """
+    old.retire()
+    old.say_goodbye()
+    with trio.move_on_after(limit) as scope:
+        async with trio.open_nursery() as nursery:
+            for backend in _backends(old):
+                nursery.start_soon(_wait_until_free, backend, old.public_inodes())
+    return not scope.cancelled_caught
+
+
+async def ended(generation: Generation, progress: Callable[[int], None]) -> None:
+    """Wait until nothing of it runs, `progress` is told how many connections it has on the way."""
+    if not generation.was_signalled:  # this process was not there to see it through
+        generation.say_goodbye()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_keep_counting, generation, progress)
+        await generation.died_out()
+        nursery.cancel_scope.cancel()
+
+
+async def count(generation: Generation) -> int:
+    """How many connections it has, as far as the kernel shows whose they are."""
+    backends = _backends(generation)
+    try:
+        return await trio.to_thread.run_sync(_count, backends) if backends else 0
+    except OSError as error:  # no more descriptors, say
+        log.warning("connections cannot be counted", extra=facts(generation=generation.id, reason=error.strerror))
+        return 0
+
+
+async def _wait_until_free(backend: Backend, listeners: Collection[int]) -> None:
+    """Where that cannot be seen, until it has ended."""
+    try:
+        await backend.lets_go(listeners)
+    except OSError as error:
+        log.warning("cannot see whether the listener is held", extra=facts(pid=backend.pid, reason=error.strerror))
+        await backend.exited()
+
+
+async def _keep_counting(generation: Generation, progress: Callable[[int], None]) -> None:
+    last = -1
+    while True:
+        found = await count(generation)
+        if found != last:
+            last = found
+            progress(found)
+        await trio.sleep(_LOOK_AGAIN)
+
+
+def _count(backends: Iterable[Backend]) -> int:
+    return sum(backend.connections() for backend in backends)
+
+
+def _backends(generation: Generation) -> list[Backend]:
+    return [replica.backend for replica in generation.replicas if replica.backend]
+
+
+def inodes(descriptors: Iterable[int]) -> frozenset[int]:
+    return frozenset(os.fstat(each).st_ino for each in descriptors)

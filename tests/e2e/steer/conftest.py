@@ -1,0 +1,12 @@
+"""For the tests of services that are steered."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.e2e.steer.harness import need_steering
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _machine() -> None:
+    need_steering()

@@ -1,0 +1,14 @@
+// Node's cluster with three workers: any request says who answers. Node's own way of sharing is round robin: the primary
+// listens; with NODE_CLUSTER_SCHED_POLICY=none, the workers accept from one shared socket themselves.
+"use strict";
+const cluster = require("node:cluster");
+const http = require("node:http");
+
+if (cluster.isPrimary) {
+  for (let i = 0; i < 3; i++) cluster.fork();
+  process.on("SIGTERM", () => cluster.disconnect());
+} else {
+  const name = `${process.env.PROXY_VERSION} ${process.env.PROXY_GENERATION} 0 ${process.pid}`;
+  http.createServer((request, response) => response.end(name)).listen(Number(process.argv[2]), "127.0.0.1");
+  process.on("SIGTERM", () => {});
+}
