@@ -78,6 +78,8 @@ def _obstacles(able: Abilities, missing: Sequence[Capability]) -> list[str]:
     elif able.refused:
         hint = "a seccomp profile may be in the way (docker: --security-opt seccomp=PROFILE)"
         lines.append(f"{able.refused}: {hint}")
+    if not able.mounted and capabilities.has(Capability.SYS_ADMIN, able.capabilities):
+        return lines  # the proxy mounts one
     if not able.mounted:
         lines.append("there is no bpf file system: mount -t bpf bpf /sys/fs/bpf (docker: -v /sys/fs/bpf:/sys/fs/bpf)")
     elif not able.writable:

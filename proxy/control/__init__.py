@@ -40,7 +40,9 @@ Connections that no worker relays:
     steerable    which sockets those are, and why it cannot be done where it cannot
     steer_table  what the kernel is told
     inheriting   backends accept on the public listener themselves: how one gives way to the next
-    handing, readiness    what a backend is started with then, and how it says that it is ready
+    heritage, handing    what a backend is given then, and how it is started with it
+    readiness, notify_socket    how it says that it is ready
+    held         what it has of the public sockets
     open_connections    what a generation still has open, whichever way it came
 
 What outlives this process, and is taken over by the next one:

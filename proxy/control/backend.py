@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from proxy.control import held, launch, ownership, readiness, reaper, recipe, sockets
+from proxy.control import held, heritage, launch, notify_socket, ownership, reaper, recipe, sockets
 from proxy.control.exits import Exit
 from proxy.control.family import Family
+from proxy.control.heritage import Heritage
 from proxy.control.mark import EarlierRun, Mark, Marked, supervisor
 from proxy.control.record import Record
 from proxy.core import template
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from proxy.control.check import Subject
     from proxy.control.output import LogFile
     from proxy.control.ports import Ports
-    from proxy.control.readiness import Readiness
     from proxy.control.trouble import Troubles
 
 _FIRST_LOOK, _LAST_LOOK, _SLOWER = 0.005, 0.2, 1.5  # seconds between two looks at what a family holds, and a factor
@@ -52,11 +52,11 @@ class Backend:
         ports: Ports,
         log_file: LogFile | None,
         process: trio.Process | None,
-        heritage: Heritage | None = None,
+        given: Heritage | None = None,
     ) -> None:
         self.record = record
         self.subject = subject
-        self._heritage = heritage
+        self._given = given
         self._ports = ports
         self._log_file = log_file
         self._process = process
@@ -83,12 +83,12 @@ class Backend:
     @property
     def inherits(self) -> bool:
         """Whether it was given the public listeners."""
-        return self._heritage is not None
+        return self._given is not None
 
     @property
     def has_own_endpoint(self) -> bool:
         """Whether `address` is where it alone is to accept; without, it is a public listener, which others have too."""
-        return self._heritage is None or self._heritage.has_own_endpoint
+        return self._given is None or self._given.has_own_endpoint
 
     @property
     def replica(self) -> int:
@@ -120,8 +120,8 @@ class Backend:
                 await self._gone.wait()
                 return
             self._grace = trio.CancelScope(deadline=deadline)
-            if self._heritage:
-                self._heritage.readiness.hush()
+            if self._given:
+                self._given.readiness.hush()
             try:
                 await trio.to_thread.run_sync(self._include_orphans)
                 left = await self._family.stop(stop_signal, self._grace)
@@ -146,25 +146,25 @@ class Backend:
 
     def is_ready(self) -> bool:
         """Whether it was given the public listeners and has said READY=1, or is known to be well without."""
-        return self._heritage is not None and self._heritage.readiness.is_ready
+        return self._given is not None and self._given.readiness.is_ready
 
     async def ready(self) -> None:
         """Wait until it says READY=1; for one that was not given the public listeners, for ever."""
-        if self._heritage is None:
+        if self._given is None:
             await trio.sleep_forever()
         else:
-            await self._heritage.readiness.wait(self._is_member)
+            await self._given.readiness.wait(self._is_member)
 
     def settle(self) -> None:
         """It need not say READY=1 any more, since it is known to be well. What it still says is thrown away."""
-        if self._heritage:
-            self._heritage.readiness.settle()
+        if self._given:
+            self._given.readiness.settle()
 
     def said(self) -> tuple[str, int]:
         """What it said last as its STATUS, and the pid of who else said READY=1; "" and 0 where there is none."""
-        if self._heritage is None:
+        if self._given is None:
             return "", 0
-        return self._heritage.readiness.status, self._heritage.readiness.stranger
+        return self._given.readiness.status, self._given.readiness.stranger
 
     async def lets_go(self, inodes: Collection[int]) -> None:
         """Wait until none of its processes holds any of these sockets, or all have ended."""
@@ -178,8 +178,8 @@ class Backend:
         """How many connections its processes hold that came in at these public addresses; without any, at those of the
         listeners that it was given, of which only the first is known of one that was taken over. Takes milliseconds.
         """
-        if not addresses and self._heritage:
-            addresses = self._heritage.addresses
+        if not addresses and self._given:
+            addresses = self._given.addresses
         return held.connections(self.tree(), addresses)
 
     async def check_owner(self) -> str:
@@ -257,8 +257,8 @@ class Backend:
             await self.exited()
         if self.has_own_endpoint:
             sockets.remove(self.address)
-        if self._heritage:
-            self._heritage.readiness.close()
+        if self._given:
+            self._given.readiness.close()
         if self.record.port is not None:
             self._ports.release(self.record.port)
 
@@ -281,7 +281,7 @@ async def start(
     user = await trio.to_thread.run_sync(launch.find_user, version.user) if version.user else None
     wanted = template.names((*version.command, *version.env.values()))
     mark = Mark(supervisor(state_dir), service.name, generation, replica)
-    public = tuple(_address(each) for each in listeners)
+    public = tuple(heritage.address(each) for each in listeners)
     with contextlib.ExitStack() as undo:
         port = None
         if "port" in wanted or not (public or "socket" in wanted):
@@ -294,13 +294,12 @@ async def start(
         else:
             address = public[0] if port is None else Address(host="127.0.0.1", port=port)
         subject = recipe.subject(version, mark, address, port, user, listen_exec.FIRST if public else None)
-        env, heritage = subject.env, None
+        env, given = subject.env, None
         if public:
-            heritage = Heritage(
-                readiness.bind(state_dir, mark, user), public, has_own_endpoint=address is not public[0]
-            )
-            undo.callback(heritage.readiness.close)
-            env = {**env, **recipe.service_manager(mark, len(public), heritage.readiness.path)}
+            said = notify_socket.bind(state_dir, mark, user)
+            undo.callback(said.close)
+            given = Heritage(said, public, has_own_endpoint=address is not public[0])
+            env = {**env, **recipe.service_manager(mark, len(public), said.path)}
         log_file = recipe.log_file(version, mark, state_dir, troubles)
         command = tuple(subject.values.fill(word) for word in version.command)
         process = await launch.launch(
@@ -309,7 +308,7 @@ async def start(
         undo.pop_all()
     identity = ProcessId(process.pid, reaper.start_time(process.pid))
     record = Record.of(mark, version.name, identity, address, port)
-    return Backend(record, subject=subject, ports=ports, log_file=log_file, process=process, heritage=heritage)
+    return Backend(record, subject=subject, ports=ports, log_file=log_file, process=process, given=given)
 
 
 def adopt(record: Record, version: Version, *, state_dir: Path, ports: Ports) -> Backend | None:
@@ -324,10 +323,10 @@ def adopt(record: Record, version: Version, *, state_dir: Path, ports: Ports) ->
     if record.port is not None:
         ports.claim(record.port)
     address = Address.parse(record.address)
-    heritage = _heritage(record, version, address, state_dir)
-    subject = recipe.subject(version, record.mark, address, record.port, None, listen_exec.FIRST if heritage else None)
+    given = heritage.recall(record, version, state_dir)
+    subject = recipe.subject(version, record.mark, address, record.port, None, listen_exec.FIRST if given else None)
     log_file = recipe.log_file(version, record.mark, state_dir)
-    return Backend(record, subject=subject, ports=ports, log_file=log_file, process=None, heritage=heritage)
+    return Backend(record, subject=subject, ports=ports, log_file=log_file, process=None, given=given)
 
 
 async def stop_marked(leftover: Marked, stop_signal: int, stop_timeout: float) -> None:

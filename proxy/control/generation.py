@@ -13,7 +13,7 @@ import trio
 
 from proxy import wire
 from proxy.control import backend as backends
-from proxy.control import inheriting, prober
+from proxy.control import heritage, inheriting, prober
 from proxy.control.backend import Backend
 from proxy.control.external import External
 from proxy.control.recipe import dump_recipe
@@ -269,6 +269,9 @@ class Generation:
     def public_inodes(self) -> frozenset[int]:
         """What tells the public listeners among the sockets of any process."""
         return inheriting.inodes(each.fileno() for each in self._public.values() if each.fileno() >= 0)
+
+    def public_addresses(self) -> tuple[Address, ...]:
+        return tuple(heritage.address(each) for each in self._public.values() if each.fileno() >= 0)
 
     async def hurry(self) -> None:
         """Give the processes little time to end, also those that are being stopped already."""

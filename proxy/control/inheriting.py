@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 
     from proxy.control.backend import Backend
     from proxy.control.generation import Generation
+    from proxy.core.address import Address
 
 log = logging.getLogger(__name__)
 
 _LOOK_AGAIN = 0.5  # seconds; connections of others end without a word
+_SHARE = 0.05  # of the time may be spent on counting them
 
 
 async def hand_on(old: Generation, limit: float) -> bool:
@@ -32,6 +34,7 @@ async def hand_on(old: Generation, limit: float) -> bool:
     """
     old.retire()
     old.say_goodbye()
+    old.changed()  # many servers take a second signal, from another control process, for "now"
     with trio.move_on_after(limit) as scope:
         async with trio.open_nursery() as nursery:
             for backend in _backends(old):
@@ -53,7 +56,7 @@ async def count(generation: Generation) -> int:
     """How many connections it has, as far as the kernel shows whose they are."""
     backends = _backends(generation)
     try:
-        return await trio.to_thread.run_sync(_count, backends) if backends else 0
+        return await trio.to_thread.run_sync(_count, backends, generation.public_addresses()) if backends else 0
     except OSError as error:  # no more descriptors, say
         log.warning("connections cannot be counted", extra=facts(generation=generation.id, reason=error.strerror))
         return 0
@@ -71,15 +74,16 @@ async def _wait_until_free(backend: Backend, listeners: Collection[int]) -> None
 async def _keep_counting(generation: Generation, progress: Callable[[int], None]) -> None:
     last = -1
     while True:
+        clock = trio.current_time()
         found = await count(generation)
         if found != last:
             last = found
             progress(found)
-        await trio.sleep(_LOOK_AGAIN)
+        await trio.sleep(max(_LOOK_AGAIN, (trio.current_time() - clock) / _SHARE))
 
 
-def _count(backends: Iterable[Backend]) -> int:
-    return sum(backend.connections() for backend in backends)
+def _count(backends: Iterable[Backend], addresses: Collection[Address]) -> int:
+    return sum(backend.connections(addresses) for backend in backends)
 
 
 def _backends(generation: Generation) -> list[Backend]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import socket
 from typing import TYPE_CHECKING, Self
 
 from proxy.kernel import bpffs, sk_lookup
@@ -63,9 +64,23 @@ class SteerTable:
         self._maps.close()
 
     def detach(self) -> None:
-        """Take the program out; the maps stay. Done without bpf(2), for where that is what does not work any more."""
+        """Take the program out, and return when it steers nothing any more; the maps stay.
+
+        Where bpf(2) is what does not work any more, it ends a moment after its pin.
+        """
+        with contextlib.suppress(OSError):
+            self._link.detach()
         self._link.close()
         self._pin.unlink(missing_ok=True)
+
+    def has_sockets(self) -> bool:
+        """Whether any backend that it steers to still listens."""
+        return any(
+            self._maps.sockets.lookup(index(sk_lookup.socket_index(number, family, position))) is not None
+            for number in range(1, SLOTS)
+            for family, count in zip((socket.AF_INET, socket.AF_INET6), self.slot(number)[:2], strict=True)
+            for position in range(count)
+        )
 
     # Which service an address belongs to.
 

@@ -11,7 +11,7 @@ from itertools import chain, zip_longest
 from typing import TYPE_CHECKING
 
 from proxy.control.backend import Backend
-from proxy.kernel import netns, pidfd, procfs, sock_diag
+from proxy.kernel import bpffs, netns, pidfd, procfs, sock_diag
 from proxy.kernel.bpf import BpfError
 
 if TYPE_CHECKING:
@@ -136,6 +136,17 @@ def _explain_copy(error: OSError) -> str:
     if error.errno in {errno.EPERM, errno.EACCES}:
         return "the backend's socket may not be copied (pidfd_getfd): that needs CAP_SYS_PTRACE here"
     return f"the backend's socket cannot be copied: {error.strerror or error}"
+
+
+def mounted() -> str:
+    """See that there is a bpf file system; returns why there is none, or nothing."""
+    if not bpffs.is_mounted():
+        try:
+            bpffs.mount()
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            return f"there is no bpf file system at {bpffs.pin_folder_root.parent}, and it cannot be mounted: {reason}"
+    return ""
 
 
 def explain(error: OSError) -> str:

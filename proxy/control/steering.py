@@ -11,6 +11,7 @@ kernel can tell which connections a generation still has, and close them, though
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import ipaddress
 import logging
@@ -138,6 +139,8 @@ class Steering:
         if not _is_folder(self.folder):
             return
         try:
+            if self.why_not:  # nobody would bring up to date what the kernel goes by
+                raise PermissionError(errno.EPERM, self.why_not)
             self._table = SteerTable.open(self.folder)
             self._read(self._table)
         except (OSError, ValueError) as error:
@@ -167,6 +170,8 @@ class Steering:
         if self._table:
             self._table.close()
         self._table = None
+        with contextlib.suppress(OSError), contextlib.closing(SteerTable.open(self.folder)) as table:
+            table.detach()
         self._services.clear()
         self._steered.clear()
         self._seen.clear()
@@ -179,8 +184,8 @@ class Steering:
     def remove_strangers(self, addresses: Collection[Address]) -> None:
         """Remove what proxies that are gone, with other state folders, left in the kernel.
 
-        Where a proxy is there, at least its workers listen at each address that it steers. So it is gone where nobody
-        does, or where we could bind one of these `addresses`.
+        Where a proxy is there, at least its workers listen at each address that it steers. So it is gone where we could
+        bind one of these `addresses`; or where nobody does, and none of its backends serves on without it.
         """
         ours = {(int(each.family), each.host, each.port) for each in addresses if not each.is_unix}
         root = bpffs.pin_folder_root
@@ -202,10 +207,12 @@ class Steering:
             return
         with contextlib.closing(table):
             theirs = {listener for listener, _ in table.addresses()}
-        taken = any(_overlap(mine, other) for mine in ours for other in theirs)
-        if taken or (theirs and not any(sock_diag.tcp_listeners(port) for _, _, port in theirs)):
-            log.warning("a proxy that is gone left what steers; removed it", extra=facts(folder=folder))
-            bpffs.remove_folder(folder)
+            taken = any(_overlap(mine, other) for mine in ours for other in theirs)
+            alone = theirs and not any(sock_diag.tcp_listeners(port) for _, _, port in theirs)
+            if taken or (alone and not table.has_sockets()):
+                log.warning("a proxy that is gone left what steers; removed it", extra=facts(folder=folder))
+                table.detach()
+                bpffs.remove_folder(folder)
 
     def forget_others(self, known: Collection[tuple[str, int]], services: Collection[str]) -> None:
         """Drop what was found of generations, and of services, that there are no more."""
@@ -463,8 +470,9 @@ class Steering:
     def _open(self) -> SteerTable | None:
         """Put the program in place, once something is to be steered."""
         if self._table is None and not self.why_not:
+            self.why_not = steerable.mounted()
             try:
-                self._table = SteerTable.make(self.folder)
+                self._table = None if self.why_not else SteerTable.make(self.folder)
             except OSError as error:
                 self.why_not = steerable.explain(error)
         return None if self.why_not else self._table
@@ -624,7 +632,7 @@ def _why_not() -> str:
     """
     if lacking := capabilities.missing(_NEEDED):
         return f"this process may not steer: it lacks {' and '.join(each.title for each in lacking)}"
-    return "" if bpffs.is_mounted() else "there is no bpf file system at /sys/fs/bpf to keep the program in"
+    return ""
 
 
 def _is_folder(path: Path) -> bool:

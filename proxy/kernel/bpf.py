@@ -189,7 +189,7 @@ class Link(Descriptor):
     def detach(self) -> None:
         """End the program's work now, whoever else holds or has pinned the link (Linux 5.9).
 
-        Without it the work ends some time after the last descriptor and pin are gone: the kernel lets go of a pin later.
+        Without it the work ends a moment after the last descriptor and pin are gone: the kernel lets go of pins later.
         """
         bpf(Command.LINK_DETACH, struct.pack("=I", self.fd), "detach the program")
 

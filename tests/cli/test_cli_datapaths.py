@@ -54,6 +54,11 @@ def test_what_is_missing_is_named_with_how_to_get_it(changes: dict[str, object],
     assert says in finding.fix
 
 
+def test_a_file_system_that_the_proxy_mounts_by_itself_is_nothing_to_do() -> None:
+    everything = NET_ADMIN | SYS_PTRACE | SYS_ADMIN
+    assert steering(replace(ABLE, mounted=False, writable=False, capabilities=everything)).level == "ok"
+
+
 @pytest.mark.parametrize("held", [0, BPF, NET_ADMIN | BPF])
 def test_capabilities_can_be_granted_in_the_way_that_the_proxy_is_run(held: int) -> None:
     fix = steering(replace(ABLE, capabilities=held)).fix

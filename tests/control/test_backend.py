@@ -543,9 +543,9 @@ async def test_a_backend_with_the_listener_is_taken_over_and_counts_as_ready(
             nursery.start_soon(first.ready)
         await here.text_of("said")
     (path,) = (here.state_dir / "sockets").iterdir()
-    first_heritage = first._heritage
-    assert first_heritage
-    first_heritage.readiness._close_socket()  # as the end of a control process does
+    given = first._given
+    assert given
+    given.readiness._close_socket()  # as the end of a control process does
     adopted = backend.adopt(first.record, version, state_dir=here.state_dir, ports=here.ports)
     assert adopted
     here.started.append(adopted)
@@ -626,7 +626,9 @@ async def _answers(listener: socket.socket) -> bytes:
 async def test_gunicorn_takes_the_listener_and_says_when_it_is_ready(here: World, listener: socket.socket) -> None:
     pytest.importorskip("gunicorn")
     (here.folder / "app.py").write_text("def app(_, start):\n    start('200 OK', [])\n    return [b'from v1']\n")
-    command = (sys.executable, "-m", "gunicorn", "app:app", "--workers", "2", "--no-control-socket")
+    # A worker that is still coming up does not hear the signal, and is killed when the grace is over.
+    options = ("--workers", "2", "--no-control-socket", "--graceful-timeout", "2")
+    command = (sys.executable, "-m", "gunicorn", "app:app", *options)
     started = await here.start(command, listeners=[listener])
     with trio.fail_after(30):
         await started.ready()

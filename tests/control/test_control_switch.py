@@ -26,7 +26,7 @@ from tests.control.pools import (
 if TYPE_CHECKING:
     import socket
 
-WORKERS = 3
+WORKERS = 2
 
 
 class CutError(Exception):

@@ -359,7 +359,7 @@ def figures(counts: wire.Counts) -> dict[str, float]:
     return found
 
 
-@settings(max_examples=300, deadline=None)  # the machine may be busy
+@settings(max_examples=120, deadline=None)  # the machine may be busy
 @given(st.lists(STEPS, max_size=60))
 def test_no_counter_that_was_shown_ever_goes_back_whoever_dies_when(steps):
     machine = Machine()

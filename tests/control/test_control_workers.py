@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import signal
+import socket
 import sys
 from contextlib import suppress
 from functools import partial
@@ -64,6 +65,13 @@ async def backend(nursery):
 def _set_when_complete(pool, event):
     if len(pool.workers) == pool.count:
         event.set()
+
+
+def accept(listener):
+    """As a backend does that has it."""
+    with listener.dup() as copy:
+        copy.settimeout(10)
+        return copy.accept()
 
 
 async def greeting(listener):
@@ -299,6 +307,62 @@ async def test_a_service_is_not_reachable_before_its_policy_is_known(pool, liste
     stream, answer = await greeting(listener)
     assert answer == b"one"
     await stream.aclose()
+
+
+async def test_what_else_decides_is_asked_at_the_moment_of_the_switch(pool, listener, backend):
+    """Else a client that the kernel hands over would meet the new generation before others do, or the old one after."""
+    await pool.add(wire.Route(0, "web", 1, (await backend(b"one"),)), {"a": listener})
+    waiting = []
+
+    def also():
+        held = pool._plans["web"].hold
+        assert held
+        assert held[0].generation == 2
+        assert os.pread(held[1], 1, 0) == b"1", "it is decided: whatever becomes of control now, workers follow"
+        waiting.extend(socket.create_connection(listener.getsockname()) for _ in range(5))
+
+    await pool.switch(wire.Route(0, "web", 2, (await backend(b"two"),)), also=also)
+    assert pool._plans["web"].hold is None
+    for each in waiting:
+        with each:
+            each.settimeout(10)
+            assert await trio.to_thread.run_sync(each.recv, 100) == b"two", "who comes meanwhile waits for it"
+
+
+async def test_listeners_that_backends_accept_on_are_only_kept_by_every_worker(pool, listener, backend, nursery):
+    await pool.add(wire.Route(0, "web", 1, (await backend(b"worker"),)), {"a": listener}, accept=False)
+    stream = await trio.open_tcp_stream(*listener.getsockname())
+    with trio.move_on_after(0.2):
+        assert not await stream.receive_some(100)
+    pool.workers[0].process.kill()
+    with trio.fail_after(20):
+        while len({each.pid for each in pool.workers if each.served.is_set()}) < 2 or pool.restarts < 1:
+            await trio.sleep(0.01)
+    with trio.move_on_after(0.2):
+        assert not await stream.receive_some(100), "one that is started later keeps it too"
+    accepted, _ = await trio.to_thread.run_sync(accept, listener)
+    accepted.close()
+    await stream.aclose()
+    await pool.listen("web", {"a": listener})
+    stream, answer = await greeting(listener)
+    assert answer == b"worker"
+    await stream.aclose()
+    await pool.listen("web", {"a": listener}, accept=False)
+    late = await trio.open_tcp_stream(*listener.getsockname())
+    with trio.move_on_after(0.2):
+        assert not await late.receive_some(100)
+    await late.aclose()
+
+
+async def test_addresses_that_change_with_who_accepts_are_given_up_by_the_workers(pool, listener, backend):
+    """A port that workers keep for ever is nobody else's."""
+    address = Address(host="127.0.0.1", port=0)
+    await pool.add(wire.Route(0, "web", 1, (await backend(b"worker"),)), {"a": listener})
+    with listeners.bind(address, blocking=True) as other:
+        await pool.listen("web", {"b": other}, accept=False)
+        port = listener.getsockname()[1]
+        listener.close()
+        listeners.bind(Address(host="127.0.0.1", port=port)).close()
 
 
 async def test_every_worker_writes_the_access_log_that_was_asked_for(tmp_path, nursery):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from proxy.control import readiness
+from proxy.control import notify_socket
 from proxy.control.launch import User
 from proxy.control.mark import Mark
 from proxy.control.readiness import Readiness, parse
@@ -28,7 +28,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become
 
 @pytest.fixture
 async def bound(tmp_path: Path) -> AsyncIterator[Readiness]:
-    created = readiness.bind(tmp_path, MARK, None)
+    created = notify_socket.bind(tmp_path, MARK, None)
     yield created
     created.close()
 
@@ -163,7 +163,7 @@ async def _report_without_end(bound: Readiness) -> None:
 
 
 async def test_its_socket_is_private_and_gone_in_the_end(tmp_path: Path) -> None:
-    bound = readiness.bind(tmp_path, MARK, None)
+    bound = notify_socket.bind(tmp_path, MARK, None)
     assert bound.path == tmp_path / "sockets" / "web.3.1.notify"
     assert stat.S_IMODE(bound.path.stat().st_mode) == 0o600
     assert stat.S_IMODE(bound.path.parent.stat().st_mode) == 0o700
@@ -173,10 +173,10 @@ async def test_its_socket_is_private_and_gone_in_the_end(tmp_path: Path) -> None
 
 
 async def test_the_next_start_takes_the_place_of_one_that_a_crash_left(tmp_path: Path) -> None:
-    left = readiness.bind(tmp_path, MARK, None)
+    left = notify_socket.bind(tmp_path, MARK, None)
     assert left._socket
     left._socket.close()
-    again = readiness.bind(tmp_path, MARK, None)
+    again = notify_socket.bind(tmp_path, MARK, None)
     say(again, "READY=1")
     with trio.fail_after(10):
         await again.wait(ours)
@@ -185,7 +185,7 @@ async def test_the_next_start_takes_the_place_of_one_that_a_crash_left(tmp_path:
 
 async def test_a_long_state_folder_still_gives_a_socket_that_can_be_reached(tmp_path: Path) -> None:
     deep = tmp_path / ("x" * 100)
-    bound = readiness.bind(deep, MARK, None)
+    bound = notify_socket.bind(deep, MARK, None)
     assert len(str(bound.path)) <= 107
     say(bound, "READY=1")
     with trio.fail_after(10):
@@ -197,7 +197,7 @@ async def test_a_long_state_folder_still_gives_a_socket_that_can_be_reached(tmp_
 
 async def test_a_state_folder_that_cannot_be_written_still_gives_a_socket(tmp_path: Path) -> None:
     (tmp_path / "sockets").touch()  # where a folder has to be
-    bound = readiness.bind(tmp_path, MARK, None)
+    bound = notify_socket.bind(tmp_path, MARK, None)
     say(bound, "READY=1")
     with trio.fail_after(10):
         await bound.wait(ours)
@@ -208,7 +208,7 @@ async def test_a_state_folder_that_cannot_be_written_still_gives_a_socket(tmp_pa
 @needs_root
 async def test_another_user_can_speak_and_nobody_can_put_a_socket_of_his_own_there(tmp_path: Path) -> None:
     entry = pwd.getpwnam("nobody")
-    bound = readiness.bind(tmp_path, MARK, User("nobody", entry.pw_uid, entry.pw_gid, ()))
+    bound = notify_socket.bind(tmp_path, MARK, User("nobody", entry.pw_uid, entry.pw_gid, ()))
     try:
         found, folder = bound.path.stat(), bound.path.parent.stat()
         assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (entry.pw_uid, entry.pw_gid, 0o600)
@@ -225,18 +225,18 @@ async def test_another_user_can_speak_and_nobody_can_put_a_socket_of_his_own_the
 @pytest.mark.parametrize("depth", [0, 100])
 async def test_after_a_crash_of_the_proxy_what_a_backend_says_is_no_error_for_it(tmp_path: Path, depth: int) -> None:
     state_dir = tmp_path / ("x" * depth)
-    earlier = readiness.bind(state_dir, MARK, None)
+    earlier = notify_socket.bind(state_dir, MARK, None)
     assert earlier._socket
     earlier._socket.close()
     with pytest.raises(ConnectionRefusedError):
         say(earlier, "STATUS=x")
-    found = readiness.take_over(state_dir, MARK)
+    found = notify_socket.take_over(state_dir, MARK)
     assert found
     assert found.is_ready
     await _report_without_end(earlier)
     found.close()
     assert not earlier.path.exists()
-    assert readiness.take_over(state_dir, MARK) is None
+    assert notify_socket.take_over(state_dir, MARK) is None
 
 
 async def test_a_folder_that_others_made_in_the_place_of_ours_is_left_alone(tmp_path: Path) -> None:
@@ -248,6 +248,6 @@ async def test_a_folder_that_others_made_in_the_place_of_ours_is_left_alone(tmp_
     name = tmp_path / "sockets" / "web.3.1.notify"
     name.parent.mkdir()
     name.symlink_to(tmp_path / "proxyctl-x" / "notify")
-    assert readiness.take_over(tmp_path, MARK) is None
-    readiness.bind(tmp_path, MARK, None).close()
+    assert notify_socket.take_over(tmp_path, MARK) is None
+    notify_socket.bind(tmp_path, MARK, None).close()
     assert (elsewhere / "notify").read_text() == "mine"

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -140,26 +141,11 @@ class Mortal(Proxy):
             )
 
 
-REST = 0.02  # seconds
-
-
+@dataclass
 class Calm(Load):
-    """Short connections, one after another, with a little rest in between: the machine has other things to do."""
+    """Short connections, one after another, and not too many: control is started again and again meanwhile."""
 
-    def _run(self) -> None:
-        while not self._stop.wait(REST):
-            began = time.monotonic()
-            try:
-                body = fetch(self.port)
-            except (OSError, ValueError) as error:
-                self._failed(began, error)
-            else:
-                self.answers.append(Answer(began, time.monotonic(), body))
-
-    def _failed(self, began: float, error: Exception) -> None:
-        text = f"{type(error).__name__}: {error}"
-        self.errors[text] += 1
-        self.failures.append((began, text))
+    rest: float = 0.02
 
 
 class KeptLoad(Calm):
@@ -167,7 +153,7 @@ class KeptLoad(Calm):
 
     def _run(self) -> None:
         with Kept(self.port) as client:
-            while not self._stop.wait(REST):
+            while not self._stop.wait(self.rest):
                 began = time.monotonic()
                 try:
                     answer = client.ask("GET")

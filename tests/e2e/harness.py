@@ -60,6 +60,9 @@ def eventually(condition: Callable[[], Any], *, within: float = PATIENCE, what: 
 class Proxy:
     """`proxyctl run` on a config in `folder`; use as a context manager: nothing is left when it ends."""
 
+    default = "web"
+    """The service that is meant where none is named."""
+
     def __init__(self, folder: Path, config: str, *, wait: bool = True, admin: str = "") -> None:
         """`config` without state_dir and [admin], of which `admin` has more keys; `wait` until it is ready."""
         self._wait = wait
@@ -73,8 +76,13 @@ class Proxy:
         self.write(config)
 
     def write(self, config: str) -> None:
-        """(Over)write the config; state_dir and the control socket are put in front."""
+        """(Over)write the config; state_dir and the control socket are put in front.
+
+        Unless `config` says otherwise there is one worker, whatever the machine has: each takes its time to start.
+        """
         head = f'state_dir = "{self.state_dir}"\n'
+        if not re.search(r"(?m)^workers *=", config):
+            head += "workers = 1\n"
         tail = f'\n[admin]\nsocket = "{self.socket}"\n{self._admin}\n'
         self.config.write_text(head + config + tail)
 
@@ -193,14 +201,14 @@ class Proxy:
         status, content = self.request(method, path, body)
         return status, json.loads(content)
 
-    def begin(self, verb: str, service: str = "web", **body: Any) -> dict[str, Any]:
+    def begin(self, verb: str, service: str = "", **body: Any) -> dict[str, Any]:
         """POST a verb of a service that must be accepted; returns what has begun (202), or with `wait` its result."""
-        status, answer = self.ask("POST", f"/v1/services/{service}/{verb}", body)
+        status, answer = self.ask("POST", f"/v1/services/{service or self.default}/{verb}", body)
         assert status in (200, 202), f"{verb}: {status} {answer}\n{self.log_text()}"
         found: dict[str, Any] = answer
         return found
 
-    def operate(self, verb: str, service: str = "web", **body: Any) -> dict[str, Any]:
+    def operate(self, verb: str, service: str = "", **body: Any) -> dict[str, Any]:
         """Swap, roll back or restart over the API, wait for the end, and expect it to have gone well."""
         result = self.begin(verb, service, wait=True, **body)
         assert result["result"] == "swapped", f"{result}\n{self.log_text()}"
@@ -210,23 +218,23 @@ class Proxy:
         status: dict[str, Any] = self.ask("GET", "/v1/status")[1]
         return status
 
-    def service(self, name: str = "web") -> dict[str, Any]:
-        service: dict[str, Any] = self.status()["services"][name]
+    def service(self, name: str = "") -> dict[str, Any]:
+        service: dict[str, Any] = self.status()["services"][name or self.default]
         return service
 
-    def generation(self, number: int, name: str = "web") -> dict[str, Any] | None:
+    def generation(self, number: int, name: str = "") -> dict[str, Any] | None:
         """One generation of a service as `status` has it; None when it is gone."""
         found = (each for each in self.service(name)["generations"] if each["id"] == number)
         return next(found, None)
 
-    def active(self, name: str = "web") -> dict[str, Any]:
+    def active(self, name: str = "") -> dict[str, Any]:
         """The active generation."""
         states = {each["state"]: each for each in self.service(name)["generations"]}
         assert "active" in states, states
         active: dict[str, Any] = states["active"]
         return active
 
-    def pids(self, name: str = "web") -> list[int]:
+    def pids(self, name: str = "") -> list[int]:
         """The backend processes of the active generation, by replica."""
         return [replica["pid"] for replica in self.active(name)["replicas"]]
 
@@ -423,6 +431,8 @@ class Load:
 
     port: int
     clients: int = 8
+    rest: float = 0.01
+    """Seconds between two connections of a client: the machine has other things to do as well."""
     answers: list[Answer] = field(default_factory=list)
     errors: Counter[str] = field(default_factory=Counter)
     failures: list[tuple[float, str]] = field(default_factory=list)
@@ -445,16 +455,19 @@ class Load:
             thread.join()
 
     def _run(self) -> None:
-        while not self._stop.is_set():
+        while not self._stop.wait(self.rest):
             began = time.monotonic()
             try:
                 body = fetch(self.port)
             except (OSError, ValueError) as error:
-                text = f"{type(error).__name__}: {error}"
-                self.errors[text] += 1
-                self.failures.append((began, text))
+                self._failed(began, error)
             else:
                 self.answers.append(Answer(began, time.monotonic(), body))
+
+    def _failed(self, began: float, error: Exception) -> None:
+        text = f"{type(error).__name__}: {error}"
+        self.errors[text] += 1
+        self.failures.append((began, text))
 
     def failed_since(self, moment: float) -> list[str]:
         """How connections failed that were begun after a moment (monotonic)."""

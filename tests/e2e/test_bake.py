@@ -6,15 +6,21 @@ from typing import TYPE_CHECKING
 
 from tests.e2e import configs
 from tests.e2e.harness import Events, Held, Load, Proxy, fetch, free_port, is_alive, kill
+from tests.e2e.shared import shared_by
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.e2e.shared import Shared
 
-def test_a_version_that_dies_inside_the_bake_time_gives_way_and_no_connect_is_refused(tmp_path: Path) -> None:
-    port = free_port()
-    config = "workers = 2\n" + configs.service(port, drain='bake = "60s"')
-    with Proxy(tmp_path, config) as proxy, Events(proxy) as events, Held(port) as held, Load(port) as load:
+shared = shared_by(
+    workers=2, dying={"drain": 'bake = "60s"'}, living={"drain": 'bake = "1s"'}, replaced={"drain": 'bake = "60s"'}
+)
+
+
+def test_a_version_that_dies_inside_the_bake_time_gives_way_and_no_connect_is_refused(shared: Shared) -> None:
+    proxy, port = shared("dying")
+    with Events(proxy) as events, Held(port) as held, Load(port) as load:
         held.ask()
         (old,) = proxy.pids()
         load.wait_for(20)
@@ -34,7 +40,7 @@ def test_a_version_that_dies_inside_the_bake_time_gives_way_and_no_connect_is_re
         assert proxy.pids() == [old], "the old generation never stopped"
         assert held.ask().startswith("v1 1 "), "and its connections never noticed"
         assert not is_alive(new)
-        assert proxy.metrics().get("proxy_swaps_total", service="web", result="rolled_back") == 1
+        assert proxy.metrics().get("proxy_swaps_total", service="dying", result="rolled_back") == 1
     # What had been given to the version that was killed is lost with it; whoever came later was served.
     assert not load.failed_since(dead)
     assert {answer.generation for answer in load.answers} == {1, 2}
@@ -57,9 +63,9 @@ def test_swap_says_on_the_command_line_that_it_was_rolled_back(tmp_path: Path) -
         assert fetch(port).startswith("v1 1 ")
 
 
-def test_a_version_that_lives_through_the_bake_time_stays_and_the_old_one_is_kept_until_then(tmp_path: Path) -> None:
-    port = free_port()
-    with Proxy(tmp_path, configs.service(port, drain='bake = "1s"')) as proxy, Events(proxy) as events:
+def test_a_version_that_lives_through_the_bake_time_stays_and_the_old_one_is_kept_until_then(shared: Shared) -> None:
+    proxy, port = shared("living")
+    with Events(proxy) as events:
         (old,) = proxy.pids()
         number = proxy.begin("swap", version="v2")["id"]
         events.wait(operation=number, phase="bake", state="begin")
@@ -70,9 +76,9 @@ def test_a_version_that_lives_through_the_bake_time_stays_and_the_old_one_is_kep
         assert fetch(port).startswith("v2 ")
 
 
-def test_another_swap_inside_the_bake_time_goes_ahead(tmp_path: Path) -> None:
-    port = free_port()
-    with Proxy(tmp_path, configs.service(port, drain='bake = "60s"')) as proxy, Events(proxy) as events:
+def test_another_swap_inside_the_bake_time_goes_ahead(shared: Shared) -> None:
+    proxy, port = shared("replaced")
+    with Events(proxy) as events:
         first = proxy.begin("swap", version="v2")["id"]
         events.wait(operation=first, phase="bake", state="begin")
         second = proxy.begin("swap", version="v3")["id"]

@@ -14,8 +14,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 from tests.e2e import configs, http_harness
 from tests.e2e.crash_harness import Calm, Download, KeptLoad, Mortal, assert_never_less, serving
 from tests.e2e.crashing import Order
@@ -83,7 +81,7 @@ def test_it_can_be_killed_again_and_again_at_any_moment(tmp_path: Path) -> None:
     with Mortal(tmp_path, TWO + configs.service(port)) as proxy, Calm(port, 4) as load, Held(port) as held:
         held.ask()
         before = _view(proxy)
-        for _ in range(8):
+        for _ in range(6):
             proxy.crash(at_once=True)
             proxy.start(wait=False)
             time.sleep(moments.uniform(0.3, 1.2))
@@ -194,7 +192,7 @@ def test_a_drain_ends_at_its_original_deadline(tmp_path: Path) -> None:
     with Mortal(tmp_path, TWO + configs.service(port)) as proxy, Held(port) as stays, Held(port) as goes:
         stays.ask()
         goes.ask()
-        proxy.begin("swap", version="v2", deadline="8s")
+        proxy.begin("swap", version="v2", deadline="6s")
         eventually(lambda: proxy.service()["state"] == "draining", what="it drains")
         before = proxy.generation(1)
         assert before
@@ -212,7 +210,7 @@ def test_a_drain_ends_at_its_original_deadline(tmp_path: Path) -> None:
         assert -0.2 < time.time() - before["drain"]["deadline"] < 1
         (entry,) = eventually(lambda: proxy.history("web"), what="the end of the swap")
         assert (entry["result"], entry["drained"], entry["forced"]) == ("swapped", 1, 1)
-        assert 7.5 < entry["phases"]["drain"] < 9.5
+        assert 5.5 < entry["phases"]["drain"] < 7.5
         proxy.assert_nothing_is_lost()
 
 
@@ -342,24 +340,24 @@ def test_a_worker_that_hangs_is_replaced(tmp_path: Path) -> None:
         proxy.assert_nothing_is_lost()
 
 
-@pytest.mark.parametrize("damage", ["lost", "garbled", "cut"])
-def test_without_the_state_file_what_serves_is_found_by_its_mark(tmp_path: Path, damage: str) -> None:
+def test_without_the_state_file_what_serves_is_found_by_its_mark(tmp_path: Path) -> None:
     port = free_port()
     with (
         Mortal(tmp_path, TWO + configs.service(port, v1=configs.backend(replicas=2), v2=configs.backend())) as proxy,
         Calm(port, 4) as load,
     ):
         pids, workers = proxy.pids(), proxy.workers()
-        proxy.crash()
-        file = proxy.state_dir / "state.json"
-        if damage == "lost":
-            file.unlink()
-        else:
-            text = file.read_text()
-            file.write_text("}{" * 100 if damage == "garbled" else text[: len(text) // 2])
-        proxy.start()
-        assert (proxy.pids(), proxy.workers()) == (pids, workers)
-        load.wait_for(20)
+        for damage in ("lost", "garbled", "cut"):
+            proxy.crash()
+            file = proxy.state_dir / "state.json"
+            if damage == "lost":
+                file.unlink()
+            else:
+                text = file.read_text()
+                file.write_text("}{" * 100 if damage == "garbled" else text[: len(text) // 2])
+            proxy.start()
+            assert (proxy.pids(), proxy.workers()) == (pids, workers), damage
+            load.wait_for(20)
         load.stop()
         assert not load.errors
         proxy.assert_nothing_is_lost()

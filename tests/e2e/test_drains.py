@@ -9,16 +9,29 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.e2e import configs
-from tests.e2e.harness import Events, Held, Proxy, eventually, fetch, free_port, held, is_alive
+from tests.e2e.harness import Events, Held, eventually, fetch, held, is_alive
+from tests.e2e.shared import shared_by
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from tests.e2e.shared import Shared
+
+POLITE = {name: configs.backend("--polite") for name in ("v1", "v2")}
+STUBBORN = {"v1": configs.backend("--stubborn"), "v2": configs.backend()}
+shared = shared_by(
+    web={"drain": 'deadline = "60s"'},
+    other={},
+    idle={},
+    side={},
+    own={},
+    polite={"drain": 'signal_at = "start"\ndeadline = "60s"', **POLITE},
+    stubborn={"drain": 'stop_timeout = "500ms"', **STUBBORN},
+    told={},
+)
 
 
-def test_a_connection_that_never_ends_is_closed_at_the_deadline_and_no_other_service_notices(tmp_path: Path) -> None:
-    web, other = free_port(), free_port()
-    config = configs.service(web, drain='deadline = "60s"') + configs.service(other, name="other")
-    with Proxy(tmp_path, config) as proxy, Events(proxy) as events, Held(web) as endless, Held(other) as bystanding:
+def test_a_connection_that_never_ends_is_closed_at_the_deadline_and_no_other_service_notices(shared: Shared) -> None:
+    proxy, web, other = shared.proxy, shared.ports["web"], shared.ports["other"]
+    with Events(proxy) as events, Held(web) as endless, Held(other) as bystanding:
         assert endless.ask().startswith("v1 1 ")
         assert bystanding.ask().startswith("v1 1 ")
         (old,) = proxy.pids()
@@ -47,17 +60,17 @@ def test_a_connection_that_never_ends_is_closed_at_the_deadline_and_no_other_ser
         assert metrics.get("proxy_drain_forced_connections_total", service="other") == 0
 
 
-def test_a_client_that_is_idle_at_the_deadline_sees_an_ordinary_end(tmp_path: Path) -> None:
-    port = free_port()
-    with Proxy(tmp_path, configs.service(port)) as proxy, Held(port) as idle:
+def test_a_client_that_is_idle_at_the_deadline_sees_an_ordinary_end(shared: Shared) -> None:
+    proxy, port = shared("idle")
+    with Held(port) as idle:
         assert idle.ask().startswith("v1 ")
         assert proxy.operate("swap", version="v2", deadline="1.5s")["forced"] == 1
         assert idle.rest() == b""
 
 
-def test_several_generations_drain_side_by_side_and_each_ends_with_its_own_connections(tmp_path: Path) -> None:
-    port = free_port()
-    with Proxy(tmp_path, configs.service(port)) as proxy, Events(proxy) as events, ExitStack() as stack:
+def test_several_generations_drain_side_by_side_and_each_ends_with_its_own_connections(shared: Shared) -> None:
+    proxy, port = shared("side")
+    with Events(proxy) as events, ExitStack() as stack:
         clients: list[Held] = []
         numbers, pids = [], []
         for version in ("v2", "v3", "v1"):
@@ -78,9 +91,9 @@ def test_several_generations_drain_side_by_side_and_each_ends_with_its_own_conne
         eventually(lambda: proxy.service()["state"] == "serving", what="nothing drains any more")
 
 
-def test_a_swap_waits_for_the_end_of_its_own_drain_only(tmp_path: Path) -> None:
-    port = free_port()
-    with Proxy(tmp_path, configs.service(port)) as proxy, Events(proxy) as events, Held(port) as client:
+def test_a_swap_waits_for_the_end_of_its_own_drain_only(shared: Shared) -> None:
+    proxy, port = shared("own")
+    with Events(proxy) as events, Held(port) as client:
         client.ask()
         first = proxy.begin("swap", version="v2")["id"]
         events.wait(operation=first, phase="switch", state="end")
@@ -88,11 +101,9 @@ def test_a_swap_waits_for_the_end_of_its_own_drain_only(tmp_path: Path) -> None:
         assert proxy.generation(1)["drain"]["remaining"] == 1  # type: ignore[index]
 
 
-def test_a_backend_that_says_goodbye_itself_is_told_when_its_drain_starts(tmp_path: Path) -> None:
-    port = free_port()
-    versions = {name: configs.backend("--polite") for name in ("v1", "v2")}
-    config = configs.service(port, drain='signal_at = "start"\ndeadline = "60s"', **versions)
-    with Proxy(tmp_path, config) as proxy, Events(proxy) as events:
+def test_a_backend_that_says_goodbye_itself_is_told_when_its_drain_starts(shared: Shared) -> None:
+    proxy, port = shared("polite")
+    with Events(proxy) as events:
         (old,) = proxy.pids()
         with Held(port) as client:
             client.ask()
@@ -104,22 +115,18 @@ def test_a_backend_that_says_goodbye_itself_is_told_when_its_drain_starts(tmp_pa
         assert not is_alive(old)
 
 
-def test_a_backend_that_ignores_the_stop_signal_is_killed(tmp_path: Path) -> None:
-    port = free_port()
-    config = configs.service(
-        port, drain='stop_timeout = "500ms"', v1=configs.backend("--stubborn"), v2=configs.backend()
-    )
-    with Proxy(tmp_path, config) as proxy:
-        (old,) = proxy.pids()
-        result = proxy.operate("swap", version="v2")
-        assert 0.5 <= result["phases"]["stop"] < 5
-        assert not is_alive(old)
-        assert fetch(port).startswith("v2 ")
+def test_a_backend_that_ignores_the_stop_signal_is_killed(shared: Shared) -> None:
+    proxy, port = shared("stubborn")
+    (old,) = proxy.pids()
+    result = proxy.operate("swap", version="v2")
+    assert 0.5 <= result["phases"]["stop"] < 5
+    assert not is_alive(old)
+    assert fetch(port).startswith("v2 ")
 
 
-def test_drain_progress_is_told_as_it_happens(tmp_path: Path) -> None:
-    port = free_port()
-    with Proxy(tmp_path, configs.service(port)) as proxy, Events(proxy) as events, held(port, 3) as clients:
+def test_drain_progress_is_told_as_it_happens(shared: Shared) -> None:
+    proxy, port = shared("told")
+    with Events(proxy) as events, held(port, 3) as clients:
         number = proxy.begin("swap", version="v2", deadline="60s")["id"]
         first = events.wait(operation=number, type="drain")
         assert (first["initial"], first["remaining"], first["generation"]) == (3, 3, 1)

@@ -16,20 +16,22 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 APP = """
-import asyncio, os
+import asyncio, os, pathlib
 
 async def app(scope, receive, send):
     assert scope["type"] == "http"
     if scope["path"] == "/slow":
-        await asyncio.sleep(10)
+        while not pathlib.Path("GATE").exists():
+            await asyncio.sleep(0.05)
     body = os.environ["PROXY_VERSION"].encode()
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
     await send({"type": "http.response.body", "body": body})
 """
 
 
-def test_a_request_of_ten_seconds_gets_the_answer_of_the_backend_that_took_it(tmp_path: Path) -> None:
-    (tmp_path / "app.py").write_text(APP)
+def test_a_request_that_outlasts_the_switch_gets_the_answer_of_the_backend_that_took_it(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    (tmp_path / "app.py").write_text(APP.replace("GATE", str(gate)))
     uvicorn = configs.command(
         sys.executable, "-m", "uvicorn", "app:app", "--app-dir", str(tmp_path), "--port", "{port}", "--no-access-log"
     )
@@ -47,6 +49,7 @@ def test_a_request_of_ten_seconds_gets_the_answer_of_the_backend_that_took_it(tm
             assert [fetch(port) for _ in range(20)] == ["v2"] * 20
             assert is_alive(old)
             assert not answers
+            gate.touch()
             result = events.wait(type="result")["result"]
         slow.join()
         assert answers == ["v1"]

@@ -19,7 +19,7 @@ from tests.tools import missing, need
 ROOT = Path(__file__).parents[2]
 VARIED = ROOT / "loadtests" / "varied.lua"
 SCENARIOS = "kept-32,bulk-down,fixed-30,swap"
-RELAYS = ["direct", "naive TCP", "proxyctl TCP", "nginx stream", "proxyctl HTTP", "HAProxy HTTP"]
+RELAYS = ["direct", "naive TCP", "proxyctl TCP", "nginx stream", "proxyctl HTTP"]
 
 
 def started(module: str, *arguments: str, mark: str = "") -> subprocess.Popen[str]:
@@ -58,7 +58,6 @@ def rows(report: str) -> list[list[str]]:
 def need_all_for_the_load_tests() -> None:
     need("nginx", package="nginx-light")
     need("wrk", package="wrk")
-    need("haproxy", package="haproxy")
     if not Path("/usr/lib/nginx/modules/ngx_stream_module.so").exists():
         missing("nginx has no stream module: apt-get install libnginx-mod-stream")
 
@@ -114,7 +113,18 @@ def test_ctrl_c_writes_what_was_measured_and_ends_all_that_was_started(tmp_path:
 
 def test_everything_there_is_can_be_listed() -> None:
     printed, _ = run("loadtests", "--list")
-    for name in ("kept-1", "kept-1024", "new", "bulk-up", "idle", "fixed-70", "websocket", "swap", *RELAYS):
+    for name in (
+        "kept-1",
+        "kept-1024",
+        "new",
+        "bulk-up",
+        "idle",
+        "fixed-70",
+        "websocket",
+        "swap",
+        *RELAYS,
+        "HAProxy HTTP",
+    ):
         assert re.search(rf"^  {name}( |$)", printed, re.MULTILINE), printed
 
 

@@ -113,18 +113,6 @@ def test_a_hundred_restarts_of_backends_that_leave_orphans_leave_no_zombie(tmp_p
         assert proxy.exited() == 0
 
 
-def test_sigterm_drains_to_the_end_of_the_last_connection(tmp_path: Path) -> None:
-    port = free_port()
-    with AsInit(tmp_path, configs.service(port)) as proxy, Events(proxy) as events:
-        assert proxy.status()["proxy"]["pid"] == 1
-        with Held(port) as client:
-            assert client.ask().startswith("v1 ")
-            os.kill(proxy.pid, signal.SIGTERM)
-            events.wait(type="service", state="draining")
-            assert client.ask().startswith("v1 ")
-        assert proxy.exited() == 0
-
-
 def test_docker_stop_is_heard_before_the_proxy_is_up(tmp_path: Path) -> None:
     """Process 1 loses a signal that it has no handler for yet (pid_namespaces(7)): docker would wait, then kill it."""
     with AsInit(tmp_path, configs.service(free_port()), wait=False) as proxy:
@@ -153,9 +141,12 @@ def test_sigterm_ends_it_while_a_backend_does_not_get_healthy(tmp_path: Path) ->
         assert proxy.exited() == 0
 
 
-def test_a_signal_that_means_nothing_does_nothing(tmp_path: Path) -> None:
+def test_a_signal_that_means_nothing_does_nothing_and_sigterm_drains_to_the_end_of_the_last_connection(
+    tmp_path: Path,
+) -> None:
     port = free_port()
-    with AsInit(tmp_path, configs.service(port)) as proxy, Held(port) as client:
+    with AsInit(tmp_path, configs.service(port)) as proxy, Events(proxy) as events, Held(port) as client:
+        assert proxy.status()["proxy"]["pid"] == 1
         client.ask()
         before = proxy.pids(), proxy.workers()
         names = ("ALRM", "VTALRM", "WINCH", "TTIN", "TTOU", "TSTP", "IO", "PWR", "URG", "CONT", "CHLD", "PIPE", "RTMIN")
@@ -164,6 +155,12 @@ def test_a_signal_that_means_nothing_does_nothing(tmp_path: Path) -> None:
         assert client.ask().startswith("v1 ")
         assert fetch(port).startswith("v1 ")
         assert (proxy.pids(), proxy.workers()) == before
+
+        os.kill(proxy.pid, signal.SIGTERM)
+        events.wait(type="service", state="draining")
+        assert client.ask().startswith("v1 ")
+        client.close()
+        assert proxy.exited() == 0
 
 
 def test_it_runs_without_a_standard_input(tmp_path: Path) -> None:

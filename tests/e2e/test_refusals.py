@@ -9,9 +9,16 @@ from typing import TYPE_CHECKING
 
 from tests.e2e import configs
 from tests.e2e.harness import Events, Held, Proxy, fetch, free_port
+from tests.e2e.shared import shared_by
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.e2e.shared import Shared
+
+DATED = {name: configs.backend() for name in ("blue", "2026-11-20", "2026-11-21")}
+NEVER = {"v1": configs.backend(), "v2": configs.backend("--never-listen"), "v3": configs.backend()}
+shared = shared_by(web={}, starting=NEVER, dated={"active": "blue", **DATED}, detached={})
 
 
 def test_a_second_proxy_on_the_same_state_folder_fails_at_once_and_names_the_first(tmp_path: Path) -> None:
@@ -59,48 +66,44 @@ def test_a_taken_control_socket_fails_at_once(tmp_path: Path) -> None:
         assert first.service()["state"] == "serving"
 
 
-def test_a_swap_during_the_start_of_another_is_refused_and_says_which_in_which_phase_since_when(tmp_path: Path) -> None:
-    port = free_port()
-    config = configs.service(port, v1=configs.backend(), v2=configs.backend("--never-listen"), v3=configs.backend())
-    with Proxy(tmp_path, config) as proxy, Events(proxy) as events:
+def test_a_swap_during_the_start_of_another_is_refused_and_says_which_in_which_phase_since_when(shared: Shared) -> None:
+    proxy, port = shared("starting")
+    with Events(proxy) as events:
         number = proxy.begin("swap", version="v2")["id"]
         events.wait(operation=number, phase="health", state="begin")
         for arguments in (("swap", "v3"), ("restart",), ("swap", "v2")):
-            done = proxy.ctl(*arguments)
+            done = proxy.ctl(*arguments, "--service", "starting")
             assert done.returncode == 1
-            assert "swap of web to v2 is under way: in phase health, begun" in done.stderr
+            assert "swap of starting to v2 is under way: in phase health, begun" in done.stderr
             assert " s ago" in done.stderr
         assert proxy.service()["state"] == "swapping"
         assert fetch(port).startswith("v1 1 ")
 
 
-def test_a_swap_to_the_active_version_points_to_restart(tmp_path: Path) -> None:
-    with Proxy(tmp_path, configs.service(free_port())) as proxy:
-        done = proxy.ctl("swap", "v1")
-        assert done.returncode == 1
-        assert "v1 is already active in web (generation 1)" in done.stderr
-        assert "proxyctl restart" in done.stderr
+def test_a_swap_to_the_active_version_points_to_restart(shared: Shared) -> None:
+    done = shared.proxy.ctl("swap", "v1", "--service", "web")
+    assert done.returncode == 1
+    assert "v1 is already active in web (generation 1)" in done.stderr
+    assert "proxyctl restart" in done.stderr
 
 
-def test_an_unknown_version_lists_the_known_ones_nearest_first(tmp_path: Path) -> None:
-    versions = {name: configs.backend() for name in ("blue", "2026-11-20", "2026-11-21")}
-    with Proxy(tmp_path, configs.service(free_port(), active="blue", **versions)) as proxy:
-        done = proxy.ctl("swap", "2026-11-22")
-        assert done.returncode == 2
-        assert "2026-11-22" in done.stderr
-        names = [done.stderr.rindex(name) for name in ("2026-11-20", "blue")]
-        assert names == sorted(names)
-        status, answer = proxy.ask("POST", "/v1/services/webb/swap", {"version": "blue"})
-        assert (status, answer["error"]["code"]) == (404, "unknown_service")
-        assert "web" in answer["error"]["message"]
+def test_an_unknown_version_lists_the_known_ones_nearest_first(shared: Shared) -> None:
+    done = shared.proxy.ctl("swap", "2026-11-22", "--service", "dated")
+    assert done.returncode == 2
+    assert "2026-11-22" in done.stderr
+    names = [done.stderr.rindex(name) for name in ("2026-11-20", "blue")]
+    assert names == sorted(names)
+    status, answer = shared.proxy.ask("POST", "/v1/services/webb/swap", {"version": "v2"})
+    assert (status, answer["error"]["code"]) == (404, "unknown_service")
+    assert "web" in answer["error"]["message"]
 
 
-def test_ctrl_c_on_swap_detaches_and_the_swap_goes_on(tmp_path: Path) -> None:
-    port = free_port()
-    with Proxy(tmp_path, configs.service(port)) as proxy, Events(proxy) as events, Held(port) as held:
+def test_ctrl_c_on_swap_detaches_and_the_swap_goes_on(shared: Shared) -> None:
+    proxy, port = shared("detached")
+    with Events(proxy) as events, Held(port) as held:
         held.ask()
-        client = proxy.popen("swap", "v2", "--deadline", "60s")
-        events.wait(phase="drain", state="begin")
+        client = proxy.popen("swap", "v2", "--deadline", "60s", "--service", "detached")
+        events.wait(phase="drain", state="begin", service="detached")
         # The line that it prints when the drain begins shows that it watches.
         assert client.stdout
         assert any("switch" in line for line in iter(client.stdout.readline, ""))
@@ -110,7 +113,7 @@ def test_ctrl_c_on_swap_detaches_and_the_swap_goes_on(tmp_path: Path) -> None:
         assert "goes on" in out + err
         assert held.ask().startswith("v1 ")
         held.close()
-        assert events.wait(type="result")["result"]["result"] == "swapped"
+        assert events.wait(type="result", service="detached")["result"]["result"] == "swapped"
         assert fetch(port).startswith("v2 ")
 
 

@@ -21,7 +21,7 @@ def test_fifty_swaps_of_nginx_under_load_lose_no_request_and_never_go_back(tmp_p
     versions = {name: configs.nginx(tmp_path, name) for name in ("v1", "v2")}
     config = "workers = 2\n" + configs.service(port, **versions)
     pids = set()
-    with Proxy(tmp_path, config) as proxy, Events(proxy) as events, Load(port, CLIENTS) as load:
+    with Proxy(tmp_path, config) as proxy, Events(proxy) as events, Load(port, CLIENTS, rest=0.03) as load:
         load.wait_for(CLIENTS)
         for number in range(SWAPS):
             pids |= set(proxy.pids())

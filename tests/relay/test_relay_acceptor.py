@@ -176,3 +176,70 @@ def test_who_connects_does_not_wait_for_a_worker_that_hangs(
                 client.sendall(b"?")
                 assert read(server, 1) == b"?"
             hanging.thaw()
+
+
+def _keep(service: Service) -> None:
+    service.control.ask(
+        wire.Listen, "web", add=(service.public.address,), fds=(service.public.sock.fileno(),), accept=False
+    )
+
+
+def test_a_listener_that_is_only_kept_is_left_to_those_who_accept_on_it(
+    service: Service, worker: WorkerProcess
+) -> None:
+    service.route()
+    before = worker.descriptors()
+    _keep(service)
+    assert worker.descriptors() == before
+    clients = [service.client() for _ in range(20)]
+    assert is_quiet(service.backend.sock)
+    assert worker.cpu_share(0.5) < 0.03, "nor does the queue wake it"
+    for _ in clients:
+        service.keep(service.public.accept())
+    service.route(max_connections=0)
+    service.route(max_connections=None)
+    service.keep(service.client())
+    assert is_quiet(service.backend.sock), "room again is nothing to it"
+
+
+def test_what_waits_when_a_worker_stops_accepting_is_served_by_it(service: Service) -> None:
+    """By the policy that there still is: nobody is handed over twice."""
+    service.route(max_connections=1)
+    service.pair()
+    queued = [service.client() for _ in range(3)]
+    _keep(service)
+    for client in queued:
+        client.sendall(b"x")
+        assert read(service.keep(service.backend.accept()), 1) == b"x"
+
+
+def test_a_listener_that_was_kept_is_accepted_on_again(service: Service) -> None:
+    service.route()
+    _keep(service)
+    waiting = service.client()
+    waiting.sendall(b"x")
+    service.control.listen("web", service.public)
+    assert read(service.keep(service.backend.accept()), 1) == b"x"
+    service.pair()
+
+
+def test_a_listener_that_is_kept_outlives_control_and_is_not_drained_when_it_goes(service: Service) -> None:
+    """Control's own copy may be gone; and what is in the queue is for the backends that accept."""
+    _keep(service)
+    waiting = service.client()
+    waiting.sendall(b"x")
+    (serving,), found = service.control.describe()
+    assert (serving.listeners, serving.accept) == ((service.public.address,), False)
+    for descriptor in found.values():
+        os.close(descriptor)
+    service.control.ask(wire.Listen, "web", remove=(service.public.address,))
+    assert read(service.keep(service.public.accept()), 1) == b"x"
+
+
+def test_a_listener_that_is_kept_stays_as_backends_were_promised_it() -> None:
+    """One that blocks (systemd.exec(5), NonBlocking): a server that was not told otherwise relies on it."""
+    with socket.create_server(("127.0.0.1", 0)) as one, acceptor._copy(one.fileno(), accept=False) as copy:
+        assert os.get_blocking(one.fileno())
+        assert not os.get_inheritable(copy.fileno())
+    with socket.socket() as deaf, pytest.raises(ValueError, match="does not listen"):
+        acceptor._copy(deaf.fileno(), accept=False)

@@ -769,29 +769,33 @@ def test_a_giver_that_is_refused_keeps_everything_and_accepts(couple: Couple) ->
     assert works(couple.pair())
 
 
-@pytest.mark.parametrize(
-    "nonsense", [b"nonsense", b'{"t":"ready","refused":[]}', b'{"t":"taken"}', b"[]", b'{"t":"go"}']
-)
-def test_a_taker_that_talks_nonsense_gets_nothing(fresh: Couple, nonsense: bytes) -> None:
+def test_a_taker_that_talks_nonsense_gets_nothing(fresh: Couple) -> None:
     """The giver says so and takes everything back, in whatever round they were."""
     fresh.route()
     pair = fresh.pair()
+    for nonsense in (b"nonsense", b'{"t":"taken"}', b"[]", b'{"t":"go"}'):
+        mine, far = channel()
+        with mine, far:
+            number = fresh.control.begin(wire.Handover, far.fileno())
+            far.close()
+            mine.recv(1000)
+            mine.sendall(b'{"t":"hello","version":1}')
+            _data, fds, _flags, _ = socket.recv_fds(mine, 100_000, 10)
+            for fd in fds:
+                os.close(fd)
+            assert len(fds) == 2, nonsense
+            assert json.loads(mine.recv(1000)) == {"t": "round", "parcels": 1}
+            mine.sendall(nonsense)
+            assert json.loads(mine.recv(1000))["t"] == "abort"
+            assert mine.recv(1000) == b""
+        assert fresh.control.through(number).error
+        assert works(pair)
+    # And one that says nothing, but leaves.
     mine, far = channel()
     with mine, far:
         number = fresh.control.begin(wire.Handover, far.fileno())
         far.close()
         mine.recv(1000)
-        if b"ready" not in nonsense:
-            mine.sendall(b'{"t":"hello","version":1}')
-            _data, fds, _flags, _ = socket.recv_fds(mine, 100_000, 10)
-            assert len(fds) == 2
-            for fd in fds:
-                os.close(fd)
-            assert json.loads(mine.recv(1000)) == {"t": "round", "parcels": 1}
-        if b"ready" not in nonsense:
-            mine.sendall(nonsense)
-            assert json.loads(mine.recv(1000))["t"] == "abort"
-            assert mine.recv(1000) == b""
     assert fresh.control.through(number).error
     assert works(pair)
     assert works(fresh.pair())

@@ -109,16 +109,16 @@ class Steered(Mortal):
         super().wait_ready()
         eventually(lambda: all(map(_is_decided, self.status()["services"].values())), what="connections are steered")
 
-    def counts(self, name: str = "web") -> tuple[int, int]:
+    def counts(self, name: str = "") -> tuple[int, int]:
         """Connections of the active generation that were steered to it, and that fell through."""
         active = self.active(name)
         return active["steered"], active["fallen_through"]
 
-    def assert_steered(self, name: str = "web") -> None:
+    def assert_steered(self, name: str = "") -> None:
         service = self.service(name)
         assert (service["datapath"], service["datapath_reason"]) == ("steer", ""), self.log_text()
 
-    def wait_steered(self, port: int, name: str = "web", *, host: str = "127.0.0.1") -> None:
+    def wait_steered(self, port: int, name: str = "", *, host: str = "127.0.0.1") -> None:
         """Wait until a new connection is steered: after a crash of the backend, its new socket has to be found."""
 
         def is_steered() -> bool:

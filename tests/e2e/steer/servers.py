@@ -66,7 +66,7 @@ class Servers:
 
     def nginx(self, name: str, *, workers: int = 1, options: str = "") -> str:
         program = need("nginx", package="nginx-light")
-        template = self._folder / f"{name}.conf"
+        template = self._folder / f"nginx-{name}-{workers}-{options}.conf"
         words = {"FOLDER": str(self._folder), "VERSION": name, "WORKERS": str(workers), "OPTIONS": options}
         text = (PROGRAMS / "nginx.conf").read_text()
         for word, value in words.items():

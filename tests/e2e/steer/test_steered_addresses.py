@@ -10,11 +10,27 @@ import pytest
 from tests.e2e.harness import Load, eventually, fetch, free_port
 from tests.e2e.steer.harness import Standing, Steered, bystander, marked, service
 from tests.e2e.steer.servers import many
+from tests.e2e.steer.shared import steered_by
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-BOTH = ("--host=127.0.0.1", "--host=::1")
+    from tests.e2e.shared import Shared
+
+PUBLIC = {
+    "specific": ("127.0.0.1", "[::1]"),
+    "wildcards": ("0.0.0.0", "[::]"),
+    "wildcard": ("[::]",),
+}
+PRIVATE = {"two_sockets": many("--host=127.0.0.1", "--host=::1"), "one_for_both": many("--host=::", "--dual")}
+shared = steered_by(
+    four_alone={"hosts": PUBLIC["wildcards"]},
+    **{
+        f"{name}_{sockets}": {"hosts": hosts, "v1": version, "v2": version}
+        for name, hosts in PUBLIC.items()
+        for sockets, version in PRIVATE.items()
+    },
+)
 
 
 def test_services_on_two_addresses_with_one_port_and_on_another_port_each_get_their_own(tmp_path: Path) -> None:
@@ -43,35 +59,25 @@ def test_services_on_two_addresses_with_one_port_and_on_another_port_each_get_th
         assert fetch(port).startswith("v2 2 ")
 
 
-@pytest.mark.parametrize(
-    "listen",
-    [("127.0.0.1", "[::1]"), ("0.0.0.0", "[::]"), ("[::]",)],
-    ids=["specific", "wildcards", "ipv6-wildcard-alone"],
-)
-@pytest.mark.parametrize("options", [BOTH, ("--host=::", "--dual")], ids=["two-sockets", "one-for-both"])
-def test_ipv4_and_ipv6(tmp_path: Path, listen: tuple[str, ...], options: tuple[str, ...]) -> None:
-    port = free_port()
-    config = service([f"{host}:{port}" for host in listen], v1=many(*options), v2=many(*options))
-    with Steered(tmp_path, config) as proxy:
-        proxy.assert_steered()
-        hosts = ("127.0.0.1", "::1") if len(listen) == 2 else ("::1",)
-        with Standing(port, 10, host=hosts[0]) as first, Standing(port, 10, host=hosts[-1]) as last:
-            assert marked(port) == 20
-            assert proxy.counts() == (20, 0)
-            assert proxy.active()["connections"] == 20
-            assert proxy.operate("swap", version="v2", deadline="300ms")["forced"] == 20
-            assert first.ended() == last.ended() == 10
-        for host in hosts:
-            assert fetch(port, host=host).startswith("v2 2 ")
+@pytest.mark.parametrize("public", PUBLIC)
+@pytest.mark.parametrize("private", PRIVATE)
+def test_ipv4_and_ipv6(shared: Shared, public: str, private: str) -> None:
+    proxy, port = shared(f"{public}_{private}")
+    proxy.assert_steered()
+    hosts = [{"[::1]": "::1", "[::]": "::1"}.get(host, "127.0.0.1") for host in PUBLIC[public]]
+    with Standing(port, 10, host=hosts[0]) as first, Standing(port, 10, host=hosts[-1]) as last:
+        assert marked(port) == 20
+        assert proxy.counts() == (20, 0)
+        assert proxy.active()["connections"] == 20
+        assert proxy.operate("swap", version="v2", deadline="300ms")["forced"] == 20
+        assert first.ended() == last.ended() == 10
+    for host in hosts:
+        assert fetch(port, host=host).startswith("v2 2 ")
 
 
-def test_ipv6_clients_of_a_backend_that_has_ipv4_alone_are_relayed_and_drained_too(tmp_path: Path) -> None:
-    port = free_port()
-    with (
-        Steered(tmp_path, service([f"0.0.0.0:{port}", f"[::]:{port}"])) as proxy,
-        Standing(port, 5) as four,
-        Standing(port, 5, host="::1") as six,
-    ):
+def test_ipv6_clients_of_a_backend_that_has_ipv4_alone_are_relayed_and_drained_too(shared: Shared) -> None:
+    proxy, port = shared("four_alone")
+    with Standing(port, 5) as four, Standing(port, 5, host="::1") as six:
         assert marked(port) == 5
         assert proxy.counts() == (5, 5)
         assert proxy.active()["connections"] == 10

@@ -56,45 +56,46 @@ def test_who_comes_while_a_killed_backend_is_away_waits_and_is_served_and_nobody
             proxy.wait_steered(port)
         load.stop()
     assert not [error for error in load.errors if "refused" in error.lower()]
-    assert sum(load.errors.values()) <= 2 * load.clients, "what the killed ones had been given"
     assert proxy.counts()[1] > 0
     assert proxy.generation(1)
     proxy.assert_steered()
 
 
 def test_control_killed_and_then_every_worker_and_nobody_notices_and_the_next_one_finds_all_again(
-    proxy: Steered, port: int
+    proxy: Steered, port: int, tmp_path: Path
 ) -> None:
-    with Standing(port, 50) as clients, Calm(port, 3) as load:
-        before = only(port)
-        workers, (backend,) = proxy.workers(), proxy.pids()
-        steered = proxy.counts()[0]
-        load.wait_for(10)
-        proxy.crash()
-        load.wait_for(10)
-        clients.ask()
-        for worker in workers:
-            kill(worker)
-        load.wait_for(20)
-        clients.ask()
+    (tmp_path / "other").mkdir()
+    with Standing(port, 50) as clients:
+        with Calm(port, 3) as load:
+            before = only(port)
+            workers, (backend,) = proxy.workers(), proxy.pids()
+            load.wait_for(10)
+            steered = proxy.counts()[0]
+            proxy.crash()
+            load.wait_for(10)
+            for worker in workers:
+                kill(worker)
+            load.wait_for(20)
+            clients.ask()
+            # One that starts removes what dead ones left. This one is not quite dead.
+            with Steered(tmp_path / "other", service(free_port())):
+                load.wait_for(10)
 
-        proxy.start()
-        assert only(port) == before
-        proxy.assert_steered()
-        assert proxy.pids() == [backend]
-        assert proxy.active()["connections"] in range(50, 54)
-        assert proxy.counts()[0] >= steered + 30
-        load.wait_for(10)
+            proxy.start()
+            assert only(port) == before
+            proxy.assert_steered()
+            assert proxy.pids() == [backend]
+            assert proxy.counts()[0] >= steered + 40
+            assert len(proxy.workers()) == 2
+            load.wait_for(10)
+            load.stop()
+            assert not load.errors
         clients.ask()
-        assert len(proxy.workers()) == 2
-        assert proxy.operate("swap", version="v2", deadline="300ms")["forced"] in range(50, 54)
-        load.wait_for(10)
-        load.stop()
-        lost = [error for _, error in load.failures]
-        assert len(lost) <= load.clients, "what the drain's deadline closed"
+        eventually(lambda: proxy.active()["connections"] == 50, what="each is counted, once")
+        assert proxy.operate("swap", version="v2", deadline="300ms")["forced"] == 50
     with Standing(port, 3):
         proxy.stop()
-    assert before.is_gone()
+    eventually(before.is_gone, what="nothing is left")
     assert not steerings(port)
     assert not marked(port)
 

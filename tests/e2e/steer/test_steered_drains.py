@@ -20,20 +20,32 @@ from tests.e2e.steer.harness import (
     steerings,
 )
 from tests.e2e.steer.servers import many
+from tests.e2e.steer.shared import steered_by
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.e2e.shared import Shared
+
+shared = steered_by(
+    counted={},
+    told={},
+    early={},
+    last={"drain": 'signal_at = "end"'},
+    warm={"drain": 'keep_warm = "60s"'},
+    revived={"drain": 'signal_at = "end"'},
+    baked={"drain": 'bake = "60s"', "v1": many(), "v2": many("--abrupt")},
+    paused={},
+)
 MARK = 0x5A000000  # the first one, unless the config says otherwise
 
 
 def test_exactly_what_a_backend_has_open_is_counted_and_closed_at_the_deadline_and_nobody_else_notices(
-    tmp_path: Path,
+    shared: Shared,
 ) -> None:
     raise_limit()
-    port, elsewhere = free_port(), free_port()
+    (proxy, port), elsewhere = shared("counted"), free_port()
     with (
-        Steered(tmp_path, service(port)) as proxy,
         Events(proxy) as events,
         # Of another service of the machine: on another port, and on this one, of another address, with the same marks.
         bystander(elsewhere),
@@ -57,9 +69,9 @@ def test_exactly_what_a_backend_has_open_is_counted_and_closed_at_the_deadline_a
         others.ask()
 
 
-def test_progress_of_a_drain_is_told_and_its_end_comes_with_its_last_connection(tmp_path: Path) -> None:
-    port = free_port()
-    with Steered(tmp_path, service(port)) as proxy, Events(proxy) as events, contextlib.ExitStack() as stack:
+def test_progress_of_a_drain_is_told_and_its_end_comes_with_its_last_connection(shared: Shared) -> None:
+    proxy, port = shared("told")
+    with Events(proxy) as events, contextlib.ExitStack() as stack:
         clients = [stack.enter_context(Standing(port, 5)) for _ in range(3)]
         number = proxy.begin_swap(events, "v2", deadline="60s")
         first = events.wait(operation=number, type="drain")
@@ -90,12 +102,12 @@ def test_two_proxies_with_the_same_marks_close_each_its_own_connections(tmp_path
         proxies[1].assert_steered()
 
 
-@pytest.mark.parametrize(("key", "listens"), [("", False), ('signal_at = "end"', True)], ids=["unless-asked", "at-end"])
+@pytest.mark.parametrize(("name", "listens"), [("early", False), ("last", True)])
 def test_a_backend_is_told_at_the_switch_that_it_is_to_leave_so_that_it_can_say_goodbye(
-    tmp_path: Path, key: str, listens: bool
+    shared: Shared, name: str, listens: bool
 ) -> None:
-    port = free_port()
-    with Steered(tmp_path, service(port, drain=key)) as proxy, Events(proxy) as events, Held(port) as client:
+    proxy, port = shared(name)
+    with Events(proxy) as events, Held(port) as client:
         client.ask()
         (old,) = proxy.pids()
         private = int(proxy.active()["replicas"][0]["address"].rpartition(":")[2])
@@ -117,10 +129,9 @@ def _listens(port: int) -> bool:
     return False
 
 
-def test_a_warm_generation_takes_over_at_once_with_the_same_process(tmp_path: Path) -> None:
-    port = free_port()
-    config = service(port, drain='keep_warm = "60s"')
-    with Steered(tmp_path, config) as proxy, Load(port, 4) as load:
+def test_a_warm_generation_takes_over_at_once_with_the_same_process(shared: Shared) -> None:
+    proxy, port = shared("warm")
+    with Load(port, 4) as load:
         (first,) = proxy.pids()
         proxy.operate("swap", version="v2")
         (second,) = proxy.pids()
@@ -137,10 +148,9 @@ def test_a_warm_generation_takes_over_at_once_with_the_same_process(tmp_path: Pa
         assert proxy.counts()[1] == 0
 
 
-def test_rollback_amid_a_drain_gives_its_generation_back_with_every_connection(tmp_path: Path) -> None:
-    port = free_port()
-    config = service(port, drain='signal_at = "end"')
-    with Steered(tmp_path, config) as proxy, Events(proxy) as events, Standing(port, 20) as clients:
+def test_rollback_amid_a_drain_gives_its_generation_back_with_every_connection(shared: Shared) -> None:
+    proxy, port = shared("revived")
+    with Events(proxy) as events, Standing(port, 20) as clients:
         (old,) = proxy.pids()
         proxy.begin_swap(events, "v2", deadline="60s")
         with Standing(port, 5) as later:
@@ -154,10 +164,9 @@ def test_rollback_amid_a_drain_gives_its_generation_back_with_every_connection(t
         clients.ask()
 
 
-def test_a_version_that_dies_in_its_bake_time_gives_way_and_whoever_comes_later_is_served(tmp_path: Path) -> None:
-    port = free_port()
-    config = service(port, drain='bake = "60s"', v1=many(), v2=many("--abrupt"))
-    with Steered(tmp_path, config) as proxy, Events(proxy) as events, Held(port) as client, Load(port, 4) as load:
+def test_a_version_that_dies_in_its_bake_time_gives_way_and_whoever_comes_later_is_served(shared: Shared) -> None:
+    proxy, port = shared("baked")
+    with Events(proxy) as events, Held(port) as client, Load(port, 4) as load:
         (old,) = proxy.pids()
         client.ask()
         number = proxy.begin("swap", version="v2")["id"]
@@ -176,10 +185,10 @@ def test_a_version_that_dies_in_its_bake_time_gives_way_and_whoever_comes_later_
 
 
 def test_who_comes_in_a_pause_is_held_and_who_is_there_goes_on_and_after_it_the_kernel_steers_again(
-    tmp_path: Path,
+    shared: Shared,
 ) -> None:
-    port = free_port()
-    with Steered(tmp_path, service(port)) as proxy, Events(proxy) as events, contextlib.ExitStack() as stack:
+    proxy, port = shared("paused")
+    with Events(proxy) as events, contextlib.ExitStack() as stack:
         before = stack.enter_context(Standing(port, 5))
         proxy.ok("pause")
         held = [stack.enter_context(Held(port)) for _ in range(10)]
@@ -209,10 +218,10 @@ def test_nothing_is_left_in_the_kernel_after_a_stop_with_connections_and_a_drain
         assert steering.links
         assert steering.maps
         assert marked(port) == 10
-        proxy.begin_swap(events, "v2", deadline="60s")
+        proxy.begin_swap(events, "v2", deadline="2s")
         with Standing(port, 10) as new:
             proxy.stop()
             assert (old.ended(), new.ended()) == (10, 10)
-        assert steering.is_gone()
+        eventually(steering.is_gone, what="nothing is left")
         assert not steerings(port)
         assert not marked(port)

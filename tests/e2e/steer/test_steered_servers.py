@@ -17,16 +17,25 @@ from tests.e2e.crash_harness import Calm
 from tests.e2e.harness import PATIENCE, Events, eventually, fetch, free_port
 from tests.e2e.steer.harness import Steered, marked, result, service, stopped
 from tests.e2e.steer.servers import LAST, Servers, many
+from tests.e2e.steer.shared import steered_by
 from tests.tools import need
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests.e2e.shared import Shared
 
 GROUPS = {
     "nginx": ("nginx", "nginx_workers", "nginx_reuseport"),
     "python": ("uvicorn", "gunicorn_sync", "gunicorn_gthread", "http_server"),
     "others": ("haproxy", "node_cluster", "node_shared", "many_workers"),
 }
+
+shared = steered_by(
+    gap={"v1": many("--reopen=gap")},
+    overlap={"v1": many("--reopen=overlap")},
+    hasty={"drain": LAST, **{name: configs.backend() for name in ("v1", "v2")}},
+)
 
 
 @pytest.fixture
@@ -182,23 +191,21 @@ def test_a_bulk_transfer_goes_on_with_its_backend_over_a_swap(tmp_path: Path, se
 
 @pytest.mark.parametrize("how", ["gap", "overlap"])
 def test_a_backend_that_listens_anew_is_steered_to_again_and_nobody_is_refused_meanwhile(
-    tmp_path: Path, how: str
+    shared: Shared, how: str
 ) -> None:
-    port = free_port()
-    config = service(port, v1=many(f"--reopen={how}"))
-    with Steered(tmp_path, config) as proxy:
-        (pid,) = proxy.pids()
-        private = int(proxy.active()["replicas"][0]["address"].rpartition(":")[2])
-        before = _listeners(private)
-        os.kill(pid, signal.SIGHUP)
-        eventually(lambda: len(found := _listeners(private)) == 1 and found != before, what="it listens anew")
-        with Calm(port, 3) as load:
-            proxy.wait_steered(port)
-            load.wait_for(10)
-            load.stop()
-            assert not load.errors
-        assert proxy.pids() == [pid]
-        proxy.assert_steered()
+    proxy, port = shared(how)
+    (pid,) = proxy.pids()
+    private = int(proxy.active()["replicas"][0]["address"].rpartition(":")[2])
+    before = _listeners(private)
+    os.kill(pid, signal.SIGHUP)
+    eventually(lambda: len(found := _listeners(private)) == 1 and found != before, what="it listens anew")
+    with Calm(port, 3) as load:
+        proxy.wait_steered(port)
+        load.wait_for(10)
+        load.stop()
+        assert not load.errors
+    assert proxy.pids() == [pid]
+    proxy.assert_steered()
 
 
 def _listeners(port: int) -> set[str]:
@@ -227,10 +234,9 @@ def test_a_server_reloads_its_own_config_with_new_processes_and_nobody_notices(
         proxy.wait_steered(port, server)
 
 
-def test_a_server_that_just_goes_when_it_is_told_so_is_told_last_and_nobody_notices(tmp_path: Path) -> None:
-    port = free_port()
-    versions = {name: configs.backend() for name in ("v1", "v2")}
-    with Steered(tmp_path, service(port, drain=LAST, **versions)) as proxy, Calm(port, 6) as load:
+def test_a_server_that_just_goes_when_it_is_told_so_is_told_last_and_nobody_notices(shared: Shared) -> None:
+    proxy, port = shared("hasty")
+    with Calm(port, 6) as load:
         for version in ("v2", "v1", "v2"):
             load.wait_for(20)
             proxy.operate("swap", version=version)

@@ -12,20 +12,30 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.e2e.crash_harness import Calm
-from tests.e2e.harness import Events, Held, Load, fetch, free_port, is_alive
-from tests.e2e.steer.harness import HalfOpen, Standing, Steered, assert_switched_in_one_step, result, service, stopped
+from tests.e2e.harness import Events, Held, Load, fetch, is_alive
+from tests.e2e.steer.harness import HalfOpen, Standing, assert_switched_in_one_step, result, stopped
+from tests.e2e.steer.shared import steered_by
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from tests.e2e.shared import Shared
 
 SWAPS = int(os.environ.get("STEER_SWAPS", "40"))
-CLIENTS = 64
+CLIENTS, REST = 64, 0.1  # seconds between two connections of one client: hundreds of them in each swap
+
+shared = steered_by(
+    rapid={"health": 'interval = "50ms"'},
+    kept={},
+    parked={},
+    hung={"drain": 'stop_timeout = "300ms"'},
+    flooded={},
+    unfinished={},
+    late={},
+)
 
 
-def test_swap_after_swap_under_load_nobody_is_refused_or_reset_and_nobody_gets_the_old_backend(tmp_path: Path) -> None:
-    port, pids, fallen = free_port(), [], 0
-    config = service(port, health='interval = "50ms"')
-    with Steered(tmp_path, config) as proxy, Events(proxy) as events, Load(port, CLIENTS) as load:
+def test_swap_after_swap_under_load_nobody_is_refused_or_reset_and_nobody_gets_the_old_backend(shared: Shared) -> None:
+    (proxy, port), pids, fallen = shared("rapid"), [], 0
+    with Events(proxy) as events, Load(port, CLIENTS, REST) as load:
         load.wait_for(CLIENTS)
         for number in range(SWAPS):
             pids += proxy.pids()
@@ -44,9 +54,9 @@ def test_swap_after_swap_under_load_nobody_is_refused_or_reset_and_nobody_gets_t
         assert not [pid for pid in pids[:-1] if is_alive(pid)]
 
 
-def test_a_connection_stays_with_its_backend_over_swaps_and_each_drain_waits_for_its_own(tmp_path: Path) -> None:
-    port = free_port()
-    with Steered(tmp_path, service(port)) as proxy, Events(proxy) as events, contextlib.ExitStack() as stack:
+def test_a_connection_stays_with_its_backend_over_swaps_and_each_drain_waits_for_its_own(shared: Shared) -> None:
+    proxy, port = shared("kept")
+    with Events(proxy) as events, contextlib.ExitStack() as stack:
         clients, numbers = [], []
         for version in ("v2", "v3"):
             clients.append(stack.enter_context(Standing(port, 20)))
@@ -62,9 +72,9 @@ def test_a_connection_stays_with_its_backend_over_swaps_and_each_drain_waits_for
             assert (ended["drained"], ended["forced"]) == (20, 0)
 
 
-def test_connections_in_the_queue_of_a_backend_that_hangs_are_served_when_it_goes_on(tmp_path: Path) -> None:
-    port = free_port()
-    with Steered(tmp_path, service(port)) as proxy, Events(proxy) as events, contextlib.ExitStack() as stack:
+def test_connections_in_the_queue_of_a_backend_that_hangs_are_served_when_it_goes_on(shared: Shared) -> None:
+    proxy, port = shared("parked")
+    with Events(proxy) as events, contextlib.ExitStack() as stack:
         (old,) = proxy.pids()
         with stopped(old) as go_on:
             parked = [stack.enter_context(Held(port)) for _ in range(10)]
@@ -82,10 +92,9 @@ def test_connections_in_the_queue_of_a_backend_that_hangs_are_served_when_it_goe
         assert (ended["drained"], ended["forced"]) == (10, 0)
 
 
-def test_connections_in_the_queue_of_a_backend_that_hangs_for_good_are_counted_and_reset(tmp_path: Path) -> None:
-    port = free_port()
-    config = service(port, drain='stop_timeout = "300ms"')
-    with Steered(tmp_path, config) as proxy, Events(proxy) as events, contextlib.ExitStack() as stack:
+def test_connections_in_the_queue_of_a_backend_that_hangs_for_good_are_counted_and_reset(shared: Shared) -> None:
+    proxy, port = shared("hung")
+    with Events(proxy) as events, contextlib.ExitStack() as stack:
         (old,) = proxy.pids()
         with stopped(old):
             parked = [stack.enter_context(Held(port)) for _ in range(10)]
@@ -100,10 +109,9 @@ def test_connections_in_the_queue_of_a_backend_that_hangs_for_good_are_counted_a
         assert fetch(port).startswith("v2 2 ")
 
 
-def test_half_open_handshakes_in_every_swap_lose_no_connection_and_hold_up_no_drain_for_ever(tmp_path: Path) -> None:
-    port = free_port()
+def test_half_open_handshakes_in_every_swap_lose_no_connection_and_hold_up_no_drain_for_ever(shared: Shared) -> None:
+    proxy, port = shared("flooded")
     with (
-        Steered(tmp_path, service(port)) as proxy,
         Events(proxy) as events,
         Standing(port, 20) as clients,
         Calm(port, 3) as load,
@@ -127,18 +135,18 @@ def test_half_open_handshakes_in_every_swap_lose_no_connection_and_hold_up_no_dr
 
 
 def test_a_drain_with_nothing_but_half_open_handshakes_ends_by_its_deadline_and_has_cut_off_nobody(
-    tmp_path: Path,
+    shared: Shared,
 ) -> None:
-    port = free_port()
-    with Steered(tmp_path, service(port)) as proxy, HalfOpen(port, 50):
+    proxy, port = shared("unfinished")
+    with HalfOpen(port, 50):
         ended = proxy.operate("swap", version="v2", deadline="600ms")
         assert (ended["drained"], ended["forced"]) == (0, 0)
         assert ended["phases"]["drain"] < 1.6
 
 
-def test_a_handshake_that_is_complete_only_after_the_switch_is_served(tmp_path: Path) -> None:
-    port = free_port()
-    with Steered(tmp_path, service(port)) as proxy, Events(proxy) as events, HalfOpen(port, 10) as clients:
+def test_a_handshake_that_is_complete_only_after_the_switch_is_served(shared: Shared) -> None:
+    proxy, port = shared("late")
+    with Events(proxy) as events, HalfOpen(port, 10) as clients:
         number = proxy.begin_swap(events, "v2", deadline="60s")
         for client in clients.finish():  # they hear the kernel's answer when it says it once more
             client.sendall(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
