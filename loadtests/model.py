@@ -95,7 +95,7 @@ class Scenario:
     is_fresh: bool = False  # each measurement begins with a relay that was just started
     rounds: int = 100
     turns: int = 1
-    missing: str = ""  # the program that is not installed, and its package
+    missing: str = ""  # what it needs and is not there: a program, and its package; a second CPU
     about: str = ""  # how it is measured, for RESULTS.md
 
 

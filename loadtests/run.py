@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from loadtests.model import INHERIT, STEER
-from loadtests.ratios import PROXIES
+from loadtests.ratios import NAIVE, PROXIES
+from loadtests.targets import APART
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
 WITH_MORE_WORKERS = frozenset({"kept-32", "kept-256", "new"})
 _ROUNDS_WITH_MORE = 2
 
-# What tells nothing, of a relay without a hop, that it does not tell of direct or in another scenario.
+# What tells nothing, of a relay without a hop, that it does not tell of direct or in another scenario; and of the naive
+# one nothing is asked there.
 _TELLS_NOTHING = {
+    NAIVE: frozenset(APART),
     STEER: frozenset({"varied", "fixed-30"}),
     INHERIT: frozenset({"varied", "fixed-30", "fixed-70", "websocket", "idle"}),
 }
@@ -95,7 +98,7 @@ def _fits(scenario: Scenario, relay: Relay, number: int) -> bool:
         return False
     if relay.workers > 1:
         return scenario.name in WITH_MORE_WORKERS and number <= _ROUNDS_WITH_MORE
-    return scenario.name not in _TELLS_NOTHING.get(relay.datapath, ())
+    return not any(scenario.name in _TELLS_NOTHING.get(kind, ()) for kind in (relay.datapath, relay.product))
 
 
 def _in_turns(number: int, scenario: Scenario, relays: Sequence[Relay]) -> list[Step]:

@@ -24,8 +24,9 @@ MISSED = "missed"
 NOT_MEASURED = "not measured"
 
 KEPT = ("kept-1", "kept-32", "kept-256", "kept-1024")
+APART = ("apart-32", "apart-256")
 SMALL_MESSAGES = (*KEPT, "varied", "new", "websocket")
-BESIDE_DIRECT = (*KEPT, "new", "bulk-down", "bulk-up")
+BESIDE_DIRECT = (*KEPT, *APART, "new", "bulk-down", "bulk-up")
 
 # Among what was measured of several peers. The best is the highest where more is wanted, else the lowest.
 _MEDIAN = "median"
@@ -170,7 +171,7 @@ def _steered_beside_direct() -> Iterator[Target]:
 
 
 def _steered_beside_relays() -> Iterator[Target]:
-    for scenario in KEPT:
+    for scenario in (*KEPT, *APART):
         yield Target(10, scenario, "rate", TCP, AT_LEAST, 1.8, ("HAProxy",), datapath=STEER)
 
 

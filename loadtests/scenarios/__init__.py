@@ -16,6 +16,7 @@ def scenarios(capacity: Callable[[], float]) -> list[Scenario]:
     `capacity`: requests per second of the slowest peer under kept-32, asked when a scenario of fixed rate runs.
     """
     # Not above: the servers and clients are programs of this package, and each start of one would load everything.
+    from loadtests.scenarios.apart import apart
     from loadtests.scenarios.bulk import bulk_down, bulk_up
     from loadtests.scenarios.fixed_rate import fixed_rate
     from loadtests.scenarios.idle import idle
@@ -25,7 +26,9 @@ def scenarios(capacity: Callable[[], float]) -> list[Scenario]:
     from loadtests.scenarios.websocket import websocket
 
     return [
-        *(kept(connections) for connections in (1, 32, 256, 1024)),
+        *(kept(connections) for connections in (1, 32, 256)),
+        kept(1024, rounds=2),
+        *(apart(connections) for connections in (32, 256)),
         varied(32),
         new(32),
         bulk_down(),

@@ -10,13 +10,14 @@ from loadtests.scenarios import wrk
 _VARIED = Path(__file__).parents[1] / "varied.lua"
 
 
-def kept(connections: int) -> Scenario:
+def kept(connections: int, rounds: int = 100) -> Scenario:
     """The same small request over and over, on each connection as soon as the last one is answered."""
     return Scenario(
         name=f"kept-{connections}",
         title=f"Small requests, {connections:,} kept connection{'s' if connections > 1 else ''}",
         columns=wrk.columns("request"),
         run=wrk.load(connections, "/small"),
+        rounds=rounds,
         turns=wrk.TURNS,
         missing=wrk.missing(),
         about=f"wrk -t1 -c{connections}: 128 bytes for each request, one at a time on each connection.",

@@ -31,7 +31,7 @@ def success(result: Json) -> str:
 def overlap(result: Json) -> str:
     """For how long the kernel chose which generation accepts; empty where only one did, as with most data paths."""
     seconds = result.get("overlap")
-    return "" if seconds is None else f"both generations accepted for {took(seconds)}"
+    return "" if seconds is None else f"both generations accepted for at most {took(seconds)}"
 
 
 def duration(result: Json) -> float:

@@ -157,9 +157,11 @@ class Departure:
         self._deadline.deadline = trio.current_time() + self._ends - time.monotonic()
         with self._deadline:
             if generation.inherits:
-                await inheriting.ended(generation, self._progress)
+                await inheriting.ended(generation, self._progress, self._has_let_go)
             else:
                 await self._deps.open.drained(service, generation.id, self._progress)
+        if generation.inherits:
+            self._has_let_go()
         if self._deadline.cancelled_caught:
             forced = await self._close()
             self.forced += forced
@@ -173,6 +175,13 @@ class Departure:
             self._operation.drained, self._operation.forced = self.drained, self.forced
         outcome = "forced" if self.forced else "drained"
         self._deps.metrics.drained(service, outcome, self._already + trio.current_time() - clock, self.forced)
+
+    def _has_let_go(self) -> None:
+        """The generation accepts no more on the public listener: until now two of them may have."""
+        self.generation.listen_again()
+        operation = self._operation
+        if operation and operation.overlap is None and operation.ready_at is not None:
+            operation.overlap = round(trio.current_time() - operation.ready_at, 6)
 
     async def _close(self) -> int:
         """Close what is open at the deadline; returns how many connections that are."""

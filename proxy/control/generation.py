@@ -13,7 +13,7 @@ import trio
 
 from proxy import wire
 from proxy.control import backend as backends
-from proxy.control import heritage, inheriting, prober
+from proxy.control import heritage, inheriting, listeners, prober
 from proxy.control.backend import Backend
 from proxy.control.external import External
 from proxy.control.recipe import dump_recipe
@@ -269,6 +269,10 @@ class Generation:
     def public_inodes(self) -> frozenset[int]:
         """What tells the public listeners among the sockets of any process."""
         return inheriting.inodes(each.fileno() for each in self._public.values() if each.fileno() >= 0)
+
+    def listen_again(self) -> None:
+        """See that its end has not ended the public listeners."""
+        listeners.listen_again(self.settings.name, self._public)
 
     def public_addresses(self) -> tuple[Address, ...]:
         return tuple(heritage.address(each) for each in self._public.values() if each.fileno() >= 0)

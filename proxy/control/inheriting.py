@@ -28,28 +28,25 @@ _LOOK_AGAIN = 0.5  # seconds; connections of others end without a word
 _SHARE = 0.05  # of the time may be spent on counting them
 
 
-async def hand_on(old: Generation, limit: float) -> bool:
-    """Tell the old generation to stop, and wait until it accepts no more; False if it still does after `limit`
-    seconds.
+async def ended(generation: Generation, progress: Callable[[int], None], let_go: Callable[[], None]) -> None:
+    """Tell it to stop, and wait until nothing of it runs. `progress` is told how many connections it has on the way,
+    `let_go` is called as soon as it cannot accept any more: many only close the listener when they end.
     """
-    old.retire()
-    old.say_goodbye()
-    old.changed()  # many servers take a second signal, from another control process, for "now"
-    with trio.move_on_after(limit) as scope:
-        async with trio.open_nursery() as nursery:
-            for backend in _backends(old):
-                nursery.start_soon(_wait_until_free, backend, old.public_inodes())
-    return not scope.cancelled_caught
-
-
-async def ended(generation: Generation, progress: Callable[[int], None]) -> None:
-    """Wait until nothing of it runs, `progress` is told how many connections it has on the way."""
-    if not generation.was_signalled:  # this process was not there to see it through
+    if not generation.was_signalled:  # many servers take a second signal for "now"
         generation.say_goodbye()
+        generation.changed()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_keep_counting, generation, progress)
+        nursery.start_soon(_watch_listener, generation, let_go)
         await generation.died_out()
         nursery.cancel_scope.cancel()
+
+
+async def _watch_listener(generation: Generation, let_go: Callable[[], None]) -> None:
+    async with trio.open_nursery() as nursery:
+        for backend in _backends(generation):
+            nursery.start_soon(_wait_until_free, backend, generation.public_inodes())
+    let_go()
 
 
 async def count(generation: Generation) -> int:

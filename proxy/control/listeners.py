@@ -7,12 +7,16 @@ import logging
 import os
 import socket
 import stat
+from typing import TYPE_CHECKING
 
 from proxy.control import ownership
 from proxy.core.address import Address
 from proxy.errors import AddressInUseError, ProxyError
 from proxy.kernel import procfs, sock_diag
 from proxy.logs import facts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 log = logging.getLogger(__name__)
 
@@ -63,12 +67,21 @@ def close(address: Address, listener: socket.socket, *, is_ours: bool = True) ->
             log.warning("socket file not removed", extra=facts(file=address.path, reason=error.strerror))
 
 
-def revive(listener: socket.socket) -> bool:
-    """Listen again where somebody who has a copy called shutdown(2) on it; returns whether that was so."""
-    if listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-        return False
-    listener.listen(BACKLOG)
-    return True
+def listen_again(service: str, listeners: Mapping[str, socket.socket]) -> None:
+    """Where a backend has shut its copy of a listener down (shutdown(2)), instead of just closing it, that was the end
+    of it for everybody: begin anew.
+    """
+    for address, listener in listeners.items():
+        if listener.fileno() < 0 or listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            continue
+        try:
+            listener.listen(BACKLOG)
+        except OSError as error:
+            reason = error.strerror or error
+            log.error("nobody listens any more", extra=facts(service=service, address=address, reason=reason))
+        else:
+            extra = facts(service=service, address=address)
+            log.warning("a backend shut the public listener down; listening again", extra=extra)
 
 
 def bound_address(address: Address, listener: socket.socket) -> Address:

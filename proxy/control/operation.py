@@ -35,7 +35,7 @@ class Operation:
         self.undone = ""  # why it went back
         self.drained = self.forced = 0  # connections, as far as the drain has got
         self.ready_at: float | None = None  # when the new generation became healthy, by trio.current_time()
-        self.overlap: float | None = None  # for how many seconds both generations accepted (inheriting.py)
+        self.overlap: float | None = None  # for how many seconds, at most, both generations accepted (inheriting.py)
         self.on_change: Callable[[], None] = lambda: None
         self.id = number
         self.kind = kind

@@ -64,7 +64,6 @@ class Service:
         self._hurried = False
         self._relays_because = ""  # why connections are not steered, where the config wants it
         self._has_steered = False  # or it is known why not
-        self._handing_on = trio.CancelScope()
         self._departures: dict[int, Departure] = {}
         self._revived: dict[int, DepartureRecord] = {}
         self._before: Previous | None = None
@@ -184,7 +183,6 @@ class Service:
     def hurry(self) -> None:
         """Cut a graceful end short."""
         self._hurried = True
-        self._handing_on.cancel()
         for generation in self.generations.values():
             self._nursery.start_soon(generation.hurry)
         for departure in self._departures.values():
@@ -271,8 +269,6 @@ class Service:
         if old:
             self._before, self.previous = self.previous, Previous(old.id, old.version)
         await self._decided(new.version.name)
-        if old and old.inherits:
-            await self._hand_on(old, operation)
         return old
 
     async def undo(self, failed: Generation, old: Generation) -> bool:
@@ -305,21 +301,6 @@ class Service:
         was = old.version.name if old else None
         log.info("switched", extra=facts(service=self.name, version=new.version.name, generation=new.id, was=was))
         return old
-
-    async def _hand_on(self, old: Generation, operation: Operation) -> None:
-        """Let the old generation stop accepting on the public listener, where the new one has begun to."""
-        began = trio.current_time() if operation.ready_at is None else operation.ready_at
-        self._handing_on = trio.CancelScope(shield=True)  # it is too late to be called off, but not to be hurried
-        if self._hurried:
-            self._handing_on.cancel()
-        accepts_no_more = False
-        with self._handing_on:
-            accepts_no_more = await inheriting.hand_on(old, operation.drain_limit)
-        self._listen_again()
-        operation.overlap = round(trio.current_time() - began, 6)
-        if not accepts_no_more:
-            extra = facts(service=self.name, version=old.version.name, generation=old.id)
-            log.warning("the old generation still accepts, though it was told to stop", extra=extra)
 
     @property
     def _workers_accept(self) -> bool:
@@ -356,23 +337,11 @@ class Service:
         self._deps.steering.switch(self.name, generation.id if generation and not self.paused else None)
         self._has_steered = self._has_steered or bool(generation and generation.endpoints)
 
-    def _listen_again(self) -> None:
-        """A backend that shuts its copy of the listener down, instead of just closing it, ends it for everybody."""
-        for address, listener in self.listeners.items():
-            try:
-                was_down = listeners.revive(listener)
-            except OSError as error:
-                log.error("nobody listens any more", extra=facts(address=address, reason=error.strerror or error))
-                continue
-            if was_down:
-                extra = facts(service=self.name, address=address)
-                log.warning("a backend shut the public listener down; listening again", extra=extra)
-
     async def _look_for_sockets(self) -> None:
         while True:
             await trio.sleep(_LOOK_FOR_SOCKETS)
             if not self._workers_accept and not self.stopping:
-                self._listen_again()
+                listeners.listen_again(self.name, self.listeners)
             if self.active and self._deps.steering.has_moved(self.name, self.active.id):
                 self._route_changed.set()
 

@@ -71,8 +71,7 @@ async def _finish(service: Service, operation: Operation, new: Generation, old: 
     if old is None:
         operation.succeed()
         return
-    limit = max(0.0, operation.drain_limit - (operation.overlap or 0.0))  # one that inherits was told at the switch
-    await see_through(service, operation, new, service.depart(old, limit, operation))
+    await see_through(service, operation, new, service.depart(old, operation.drain_limit, operation))
 
 
 async def see_through(service: Service, operation: Operation, new: Generation, departure: Departure) -> None:

@@ -72,8 +72,8 @@ def test_how_the_connections_ended(drained: int, forced: int, text: str) -> None
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({"overlap": 0.12}, "both generations accepted for 120ms"),
-        ({"overlap": 0.0}, "both generations accepted for 0ms"),
+        ({"overlap": 0.12}, "both generations accepted for at most 120ms"),
+        ({"overlap": 0.0}, "both generations accepted for at most 0ms"),
         ({"overlap": None}, ""),
         ({}, ""),  # a proxy of the release before
     ],

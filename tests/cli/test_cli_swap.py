@@ -84,7 +84,7 @@ def test_for_how_long_both_generations_accepted_is_the_last_line(
     result = proxyctl("swap", "v2")
     lines = result.out.splitlines()
     assert lines[6].startswith("web: v2 serves; took ")
-    assert lines[7:] == ["both generations accepted for 120ms"]
+    assert lines[7:] == ["both generations accepted for at most 120ms"]
     assert list(json.loads(proxyctl("swap", "v3", "--json").out)) == CONTRACT
 
 

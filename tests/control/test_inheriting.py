@@ -14,6 +14,7 @@ import pytest
 import trio
 
 from proxy.control import inheriting
+from proxy.core.address import Address
 from tests.control.world import World, world
 
 if TYPE_CHECKING:
@@ -29,6 +30,15 @@ PATIENCE = 10.0
 async def here(tmp_path: Path) -> AsyncIterator[World]:
     async with world(tmp_path) as created:
         yield created
+
+
+async def hand_on(old: Generation, limit: float) -> bool:
+    """Tell it to stop; whether it accepts no more within `limit` seconds."""
+    with trio.move_on_after(limit):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(inheriting.ended, old, lambda _: None, nursery.cancel_scope.cancel)
+        return True
+    return False
 
 
 @pytest.fixture
@@ -49,11 +59,8 @@ class Generation:
 
     def __init__(self, public: socket.socket, *backends: Backend) -> None:
         self.replicas = [*map(Replica, backends), Replica(None)]
-        self.was_signalled = self.is_retired = self.remembered = False
+        self.was_signalled = self.remembered = False
         self._public = public
-
-    def retire(self) -> None:
-        self.is_retired = True
 
     def changed(self) -> None:
         self.remembered = self.was_signalled
@@ -66,6 +73,10 @@ class Generation:
 
     def public_inodes(self) -> frozenset[int]:
         return inheriting.inodes([self._public.fileno()])
+
+    def public_addresses(self) -> list[Address]:
+        host, port = self._public.getsockname()
+        return [Address(host=host, port=port)]
 
     async def died_out(self) -> None:
         for replica in self.replicas:
@@ -101,15 +112,14 @@ async def test_after_the_handover_nobody_new_comes_to_the_old_one_and_nobody_lea
     before, _ = await visit(public)
     await start(here, public, "v2")
     with trio.fail_after(PATIENCE):
-        assert await inheriting.hand_on(old, PATIENCE)
-    assert old.is_retired, "what dies of it now is not started again"
+        assert await hand_on(old, PATIENCE)
     assert old.remembered, "another control process does not tell it once more: many servers take that for `now`"
     assert await words(public, 30) == {b"v2"}
     assert await inheriting.count(old) == 1
     await before.send_all(b"still there?")
     heard: list[int] = []
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(inheriting.ended, old, heard.append)
+        nursery.start_soon(inheriting.ended, old, heard.append, lambda: None)
         with trio.fail_after(PATIENCE):
             while not heard:
                 await trio.sleep(0.01)
@@ -122,8 +132,8 @@ async def test_who_comes_while_no_generation_accepts_waits_and_is_served(here, p
     """The proxy's own copy of the listener stays open, so that the queue is never lost."""
     old: Any = Generation(public, await start(here, public, "v1"))
     with trio.fail_after(PATIENCE):
-        assert await inheriting.hand_on(old, PATIENCE)
-        await inheriting.ended(old, lambda _: None)
+        assert await hand_on(old, PATIENCE)
+        await inheriting.ended(old, lambda _: None, lambda: None)
     waiting = [await trio.open_tcp_stream(*public.getsockname()) for _ in range(5)]
     await start(here, public, "v2")
     with trio.fail_after(PATIENCE):
@@ -136,7 +146,7 @@ async def test_one_that_does_not_stop_accepting_is_told_of_in_time(here, public)
     stubborn = await here.start(("sh", "-c", "trap '' TERM; echo up > up; sleep 60"), listeners=[public])
     await here.text_of("up")
     with trio.fail_after(PATIENCE):
-        assert not await inheriting.hand_on(Generation(public, stubborn), 0.2)  # type: ignore[arg-type]
+        assert not await hand_on(Generation(public, stubborn), 0.2)  # type: ignore[arg-type]
 
 
 async def test_one_that_was_told_under_another_control_process_is_not_told_twice(here, public) -> None:
@@ -148,7 +158,7 @@ async def test_one_that_was_told_under_another_control_process_is_not_told_twice
         generation.was_signalled = was_told
         generation.say_goodbye = lambda: told.append(1)
         with trio.move_on_after(0.3):
-            await inheriting.ended(generation, lambda _: None)
+            await inheriting.ended(generation, lambda _: None, lambda: None)
         await backend.stop(signal.SIGKILL, 0)
     assert told == [1]
 
@@ -161,7 +171,7 @@ async def test_one_that_cannot_be_looked_into_has_let_go_when_it_ended(here, pub
 
     monkeypatch.setattr(backend, "lets_go", fail)
     with trio.fail_after(PATIENCE):
-        assert await inheriting.hand_on(Generation(public, backend), PATIENCE)  # type: ignore[arg-type]
+        assert await hand_on(Generation(public, backend), PATIENCE)  # type: ignore[arg-type]
     assert "cannot see whether the listener is held" in caplog.text
 
 

@@ -110,6 +110,12 @@ def _is_paused(_order: Order, record: dict[str, Any]) -> bool:
     return bool(record["paused"])
 
 
+def _steers(order: Order, arguments: Arguments) -> bool:
+    """The kernel is told to hand connections to the new generation."""
+    _, service, generation = arguments
+    return bool((service, generation) == (order.service, order.generation))
+
+
 def _decides(_order: Order, arguments: Arguments) -> bool:
     return bool(arguments[1] == b"1")
 
@@ -117,6 +123,7 @@ def _decides(_order: Order, arguments: Arguments) -> bool:
 _WRITE = "proxy.control.files:replace"
 _SEND = "trio._socket:_SocketType.sendmsg"
 _SWITCH = "proxy.control.workers:WorkerPool.switch"
+_STEER = "proxy.control.steering:Steering.switch"
 _LISTEN = "proxy.control.workers:WorkerPool.listen"
 _ROUTE = "proxy.control.workers:WorkerPool.route"
 _CLOSE = "proxy.control.workers:WorkerPool.close"
@@ -141,6 +148,8 @@ POINTS = {
     "hold-sent-to-all": Point(_SEND, "after", nth=2, condition=_sends("hold")),
     "held": Point("os:pwrite", "before", condition=_decides),
     "decided": Point("os:pwrite", "after", condition=_decides),
+    "before-steering": Point(_STEER, "before", condition=_steers),
+    "steered": Point(_STEER, "after", condition=_steers),
     "route-sent-to-one": Point(_SEND, "after", condition=_sends("route", new=True)),
     "route-sent-to-all": Point(_SEND, "after", nth=2, condition=_sends("route", new=True)),
     "switched": Point(_SWITCH, "after"),

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.e2e import configs
-from tests.e2e.harness import Held, Proxy
+from tests.e2e.harness import Held, Proxy, eventually
 from tests.e2e.http_harness import need_module
-from tests.tools import need
+from tests.tools import missing, need
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,14 +64,12 @@ def _python(*words: str) -> str:
 
 
 class Unprivileged(Proxy):
-    """A proxy that an ordinary user runs, in a folder of that user's own."""
+    """A proxy that an ordinary user runs: whoever runs the tests, root under another uid and without any capability."""
 
     def start(self, *, wait: bool = True) -> None:
-        setpriv = need("setpriv", package="util-linux")
-        drop = ["--reuid=nobody", "--regid=nogroup", "--clear-groups", "--no-new-privs", "--bounding-set=-all"]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [setpriv, *drop, "--", sys.executable, "-P", "-m", "proxy.cli", "run", str(self.config)],
+                [*_as_user(), sys.executable, "-P", "-m", "proxy.cli", "run", str(self.config)],
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
@@ -79,6 +77,16 @@ class Unprivileged(Proxy):
             )
         if wait:
             self.wait_ready()
+
+
+def _as_user() -> list[str]:
+    """In a user namespace the files of root, Python's among them, are that user's: user_namespaces(7)."""
+    if os.geteuid() != 0:
+        return []
+    words = [need("unshare", package="util-linux"), "--user", "--map-user=1000", "--map-group=1000", "--"]
+    if subprocess.run([*words, "true"], capture_output=True, check=False).returncode:
+        missing("needs user namespaces, which this machine does not allow: sysctl user.max_user_namespaces")
+    return words
 
 
 def listener(port: int) -> str:
@@ -100,10 +108,16 @@ def parked(port: int, count: int) -> Iterator[list[Held]]:
 
 @contextlib.contextmanager
 def stopped(pid: int) -> Iterator[None]:
-    """A process that hangs; it may have been killed at the end."""
+    """A process that hangs, each of its threads; it may have been killed at the end."""
     os.kill(pid, signal.SIGSTOP)
+    eventually(lambda: _states(pid) == {"T"}, what="it stands")
     try:
         yield
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)
+
+
+def _states(pid: int) -> set[str]:
+    threads = Path(f"/proc/{pid}/task").glob("*/stat")
+    return {thread.read_text().rpartition(")")[2].split()[0] for thread in threads}

@@ -29,17 +29,17 @@ def main() -> None:
     signal.signal(signal.SIGUSR1, lambda *_: None)  # so that a call that blocks can be interrupted: EINTR, signal(7)
     listeners = _inherited(options.fd) + ([_private(options.port)] if options.port else [])
     server = Server(listeners, lenient=options.lenient)
-    time.sleep(options.late)
-    server.start()
     if options.status:
         notify(f"STATUS={options.status}")
+    time.sleep(options.late)
+    server.start()
     if not options.mute:
         notify("READY=1")
     signal.sigwait({signal.SIGTERM})
     print("told to stop", flush=True)
     while options.stubborn:
         signal.pause()
-    server.stop(shutdown=options.shutdown)
+    server.stop(shutdown=options.shutdown, close=not options.keep)
 
 
 class Server:
@@ -56,7 +56,7 @@ class Server:
         for each in self._accepting:
             each.start()
 
-    def stop(self, *, shutdown: bool) -> None:
+    def stop(self, *, shutdown: bool, close: bool) -> None:
         """Returns when nothing accepts any more. The process ends with the last of its connections."""
         self._is_stopping = True
         for listener in self._listeners if shutdown else ():
@@ -65,7 +65,7 @@ class Server:
             while each.is_alive():
                 signal.pthread_kill(each.ident or 0, signal.SIGUSR1)
                 each.join(0.01)
-        for listener in self._listeners:
+        for listener in self._listeners if close else ():
             listener.close()
 
     def _accept(self, listener: socket.socket) -> None:
@@ -118,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser()
     parser.add_argument("--fd", type=int, help="what {fd} is")
     parser.add_argument("--port", type=int, help="listen there too")
+    parser.add_argument("--keep", action="store_true", help="at the end, accept no more, but leave listeners open")
     parser.add_argument("--late", type=float, default=0.0, help="seconds before it accepts")
     parser.add_argument("--lenient", action="store_true", help="a listener need not block")
     parser.add_argument("--status", help="say this as STATUS")

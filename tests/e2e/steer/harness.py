@@ -135,10 +135,10 @@ class Steered(Mortal):
         events.wait(operation=number, phase="switch", state="end")
         return number
 
-    def stop(self) -> None:
+    def stop(self, *options: str) -> None:
         """Stop for good, and wait until control has gone."""
         assert self.process
-        self.ok("stop")
+        self.ok("stop", *options)
         assert self.process.wait(PATIENCE) == 0, self.log_text()
 
     def kill(self) -> None:

@@ -26,6 +26,7 @@ _DRAINS = {
     "redis": LAST,
     "iperf3": LAST,
     "http_server": LAST,
+    "hasty": LAST,
 }
 
 
@@ -86,18 +87,24 @@ class Servers:
         program = need("haproxy", package="haproxy")
         return configs.command(program, "-W", "-f", str(PROGRAMS / "haproxy.cfg"))
 
-    def node_cluster(self, _: str, *, env: str = "") -> str:
-        node = need("node", package="nodejs")
-        return configs.command(node, str(PROGRAMS / "cluster.js"), "{port}") + env
-
-    def node_shared(self, name: str) -> str:
-        return self.node_cluster(name, env='env = { NODE_CLUSTER_SCHED_POLICY = "none" }\n')
+    def node_cluster(self, _: str) -> str:
+        return configs.command(need("node", package="nodejs"), str(PROGRAMS / "cluster.js"), "{port}")
 
     def many_workers(self, _: str) -> str:
         return many("--workers=3")
 
     def many_sockets(self, _: str) -> str:
         return many("--workers=3", "--own")
+
+    def many_gap(self, _: str) -> str:
+        return many("--reopen=gap")
+
+    def many_overlap(self, _: str) -> str:
+        return many("--reopen=overlap")
+
+    def hasty(self, _: str) -> str:
+        """SIGTERM ends it at once, whomever it serves."""
+        return configs.backend()
 
     def iperf3(self, _: str) -> str:
         program = need("iperf3", package="iperf3")

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.crash_harness import Calm
+from tests.e2e.crash_harness import Calm, assert_one_step
+from tests.e2e.crashing import Order
 from tests.e2e.harness import Events, Load, eventually, fetch, free_port, kill
 from tests.e2e.steer.harness import Standing, Steered, marked, service, steerings
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from tests.e2e.steer.harness import Steering
 
 TWO = "workers = 2\n"
+STEPS = ("held", "before-steering", "steered", "route-sent-to-one", "switch-not-on-file", "drain-begins", "draining")
 
 
 @pytest.fixture
@@ -94,7 +96,7 @@ def test_control_killed_and_then_every_worker_and_nobody_notices_and_the_next_on
         eventually(lambda: proxy.active()["connections"] == 50, what="each is counted, once")
         assert proxy.operate("swap", version="v2", deadline="300ms")["forced"] == 50
     with Standing(port, 3):
-        proxy.stop()
+        proxy.stop("--now")
     eventually(before.is_gone, what="nothing is left")
     assert not steerings(port)
     assert not marked(port)
@@ -118,6 +120,36 @@ def test_control_killed_in_a_drain_and_the_next_one_counts_on_and_ends_it_by_its
             (entry,) = proxy.history("web")[-1:]
             assert (entry["drained"], entry["forced"]) == (20, 0)
             later.ask()
+
+
+def test_control_killed_at_any_step_of_a_swap_and_kernel_and_workers_agree_when_it_is_back(tmp_path: Path) -> None:
+    """IPv6 clients show what the workers do: the backends have no socket that they could be steered to."""
+    port = free_port()
+    config = TWO + service([f"127.0.0.1:{port}", f"[::1]:{port}"], keys='connect_timeout = "60s"')
+    with Steered(tmp_path, config) as proxy, Standing(port, 20) as clients:
+        for point in STEPS:
+            old = proxy.active()
+            newest = max(entry["generation"] or 0 for entry in proxy.history("web")) if proxy.history("web") else 1
+            version = "v2" if old["version"] == "v1" else "v1"
+            with Calm(port, 3) as load:
+                load.wait_for(5)
+                proxy.die_in(Order(point, "web", version, newest + 1), "swap", version=version, deadline="60s")
+                load.wait_for(10)
+                meanwhile = int(fetch(port).split()[1])
+                proxy.start()
+                eventually(lambda: proxy.service()["operation"] is None, what="what was begun is over")
+                found = {int(fetch(port, host=host).split()[1]) for host in ("127.0.0.1", "::1") for _ in range(5)}
+                assert found == {proxy.active()["id"]}, point
+                assert found <= {old["id"], newest + 1}, point
+                assert meanwhile in found or meanwhile == old["id"], point
+                load.wait_for(10)
+                load.stop()
+                assert not load.errors, point
+                assert_one_step(load.answers, old["id"], newest + 1)
+            clients.ask()
+            assert {answer.split()[1] for answer in clients.answers} == {"1"}
+            only(port)
+            proxy.assert_steered()
 
 
 def test_a_backend_that_died_while_control_was_away_is_started_again_and_steered_to(proxy: Steered, port: int) -> None:

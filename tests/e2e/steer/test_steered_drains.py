@@ -190,7 +190,7 @@ def test_who_comes_in_a_pause_is_held_and_who_is_there_goes_on_and_after_it_the_
     proxy, port = shared("paused")
     with Events(proxy) as events, contextlib.ExitStack() as stack:
         before = stack.enter_context(Standing(port, 5))
-        proxy.ok("pause")
+        proxy.begin("pause")
         held = [stack.enter_context(Held(port)) for _ in range(10)]
         for client in held:
             client.send()
@@ -199,7 +199,7 @@ def test_who_comes_in_a_pause_is_held_and_who_is_there_goes_on_and_after_it_the_
         proxy.begin_swap(events, "v2", deadline="60s")
         before.ask()
         assert not any(client.has_answer(within=0) for client in held)
-        proxy.ok("resume")
+        proxy.begin("resume")
         assert {client.answer().split()[0] for client in held} == {"v2"}
         steered = proxy.counts()[0]
         fetch(port)

@@ -48,8 +48,8 @@ def assert_all_else_works(proxy: Steered, port: int) -> None:
         ended = result(events, number)
         assert ended["drained"] >= 5
         assert ended["forced"] == 0
-        proxy.ok("pause")
-        proxy.ok("resume")
+        proxy.begin("pause")
+        proxy.begin("resume")
         proxy.operate("rollback")
         assert fetch(port).startswith("v1 ")
         load.stop()

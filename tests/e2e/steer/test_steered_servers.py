@@ -12,30 +12,48 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e import configs
 from tests.e2e.crash_harness import Calm
 from tests.e2e.harness import PATIENCE, Events, eventually, fetch, free_port
+from tests.e2e.shared import Shared
 from tests.e2e.steer.harness import Steered, marked, result, service, stopped
-from tests.e2e.steer.servers import LAST, Servers, many
-from tests.e2e.steer.shared import steered_by
+from tests.e2e.steer.servers import Servers
 from tests.tools import need
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.e2e.shared import Shared
 
 GROUPS = {
     "nginx": ("nginx", "nginx_workers", "nginx_reuseport"),
-    "python": ("uvicorn", "gunicorn_sync", "gunicorn_gthread", "http_server"),
-    "others": ("haproxy", "node_cluster", "node_shared", "many_workers"),
+    "python": ("uvicorn", "gunicorn_sync", "http_server"),
+    "others": ("haproxy", "node_cluster", "many_workers"),
 }
 
-shared = steered_by(
-    gap={"v1": many("--reopen=gap")},
-    overlap={"v1": many("--reopen=overlap")},
-    hasty={"drain": LAST, **{name: configs.backend() for name in ("v1", "v2")}},
-)
+# For the other tests, what is quickly started: a service for each, and the server that is behind it.
+SHARED = {
+    "nginx_workers": "nginx_workers",
+    "nginx_reuseport": "nginx_reuseport",
+    "many_workers": "many_workers",
+    "many_sockets": "many_sockets",
+    "wrk": "nginx_reuseport",
+    "redis": "redis",
+    "iperf3": "iperf3",
+    "reloads-nginx": "nginx_reuseport",
+    "reloads-haproxy": "haproxy",
+    "gap": "many_gap",
+    "overlap": "many_overlap",
+    "hasty": "hasty",
+}
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+    folder = tmp_path_factory.mktemp("servers")
+    with Servers(folder) as servers:
+        ports = {name: free_port() for name in SHARED}
+        tables = [_service(servers, server, ports[name], name=name) for name, server in SHARED.items()]
+        with Steered(folder, "".join(tables)) as proxy:
+            yield Shared(proxy, ports)
 
 
 @pytest.fixture
@@ -44,9 +62,11 @@ def servers(tmp_path: Path) -> Iterator[Servers]:
         yield servers
 
 
-def _service(servers: Servers, server: str, port: int, *, health: str = "") -> str:
-    versions = {name: servers.version(server, name) for name in ("v1", "v2")}
-    return service(port, name=server, health=health, drain=servers.drain(server), **versions)
+def _service(servers: Servers, server: str, port: int, *, name: str = "") -> str:
+    versions = {version: servers.version(server, version) for version in ("v1", "v2")}
+    # One that serves one client at a time takes a health check for another one.
+    health = f'interval = "{"1h" if server == "iperf3" else "100ms"}"'
+    return service(port, name=name or server, health=health, drain=servers.drain(server), **versions)
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -72,41 +92,39 @@ def test_an_http_server_is_swapped_under_load_and_every_connection_is_steered(
 
 
 def test_wrk_connects_for_each_request_to_nginx_with_a_socket_for_each_worker_and_sees_no_error(
-    tmp_path: Path, servers: Servers
+    shared: Shared,
 ) -> None:
-    wrk, port = need("wrk", package="wrk"), free_port()
+    wrk, (proxy, port) = need("wrk", package="wrk"), shared("wrk")
     command = [wrk, "-t1", "-c32", "-d60s", "-H", "Connection: close", f"http://127.0.0.1:{port}/"]
-    with Steered(tmp_path, _service(servers, "nginx_reuseport", port)) as proxy:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        try:
-            for version in ("v2", "v1", "v2"):
-                eventually(lambda: proxy.counts("nginx_reuseport")[0] > 200, what="connections come")
-                proxy.operate("swap", "nginx_reuseport", version=version)
-        finally:
-            process.send_signal(signal.SIGINT)  # it stops, and reports
-            output = process.communicate()[0]
-        assert "Socket errors" not in output
-        assert "Non-2xx" not in output
-        assert proxy.counts("nginx_reuseport")[1] == 0
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        for version in ("v2", "v1", "v2"):
+            eventually(lambda: proxy.counts()[0] > 200, what="connections come")
+            proxy.operate("swap", version=version)
+    finally:
+        process.send_signal(signal.SIGINT)  # it stops, and reports
+        output = process.communicate()[0]
+    assert "Socket errors" not in output
+    assert "Non-2xx" not in output
+    assert proxy.counts()[1] == 0
 
 
-def test_every_process_of_a_server_gets_connections(tmp_path: Path, servers: Servers) -> None:
+def test_every_process_of_a_server_gets_connections(shared: Shared) -> None:
     """Those that share one socket, and those that have one each, which they open when they please."""
-    ports = {server: free_port() for server in ("many_workers", "many_sockets", "nginx_workers", "nginx_reuseport")}
-    with Steered(tmp_path, "".join(_service(servers, *each) for each in ports.items())) as proxy:
-        for server, port in ports.items():
-            workers = eventually(
-                lambda server=server: len(found := _children(proxy.pids(server)[0])) == 3 and found, what="3 workers"
-            )
-            if server in {"many_sockets", "nginx_reuseport"}:
-                _assert_all_answer(port, set(workers))
-                continue
-            for worker in workers:
-                with contextlib.ExitStack() as stack:
-                    for other in set(workers) - {worker}:
-                        stack.enter_context(stopped(other))
-                    assert fetch(port).endswith(f" {worker}")
-            proxy.assert_steered(server)
+    for server in ("many_workers", "many_sockets", "nginx_workers", "nginx_reuseport"):
+        proxy, port = shared(server)
+        workers = eventually(
+            lambda proxy=proxy: len(found := _children(proxy.pids()[0])) == 3 and found, what="3 workers"
+        )
+        if server in {"many_sockets", "nginx_reuseport"}:
+            _assert_all_answer(port, set(workers))
+            continue
+        for worker in workers:
+            with contextlib.ExitStack() as stack:
+                for other in set(workers) - {worker}:
+                    stack.enter_context(stopped(other))
+                assert fetch(port).endswith(f" {worker}")
+        proxy.assert_steered()
 
 
 def _assert_all_answer(port: int, workers: set[int]) -> None:
@@ -117,19 +135,18 @@ def _children(pid: int) -> list[int]:
     return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def test_redis_is_swapped_under_redis_benchmark(tmp_path: Path, servers: Servers) -> None:
-    program, port = need("redis-benchmark", package="redis-tools"), free_port()
+def test_redis_is_swapped_under_redis_benchmark(shared: Shared) -> None:
+    program, (proxy, port) = need("redis-benchmark", package="redis-tools"), shared("redis")
     command = [program, "-p", str(port), "-c", "8", "-n", "12000", "-k", "0", "-t", "ping_mbulk", "--csv"]
-    with Steered(tmp_path, _service(servers, "redis", port)) as proxy:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for version in ("v2", "v1"):
-            eventually(lambda: proxy.counts("redis")[0] > 100, what="connections come")
-            proxy.operate("swap", "redis", version=version)
-        output, errors = process.communicate(timeout=PATIENCE)
-        assert process.returncode == 0, (output, errors)
-        assert "PING_MBULK" in output
-        assert "rror" not in output + errors
-        assert proxy.counts("redis")[1] == 0
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for version in ("v2", "v1"):
+        eventually(lambda: proxy.counts()[0] > 100, what="connections come")
+        proxy.operate("swap", version=version)
+    output, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, (output, errors)
+    assert "PING_MBULK" in output
+    assert "rror" not in output + errors
+    assert proxy.counts()[1] == 0
 
 
 def test_postgresql_is_swapped_under_pgbench_and_a_session_keeps_its_server(tmp_path: Path, servers: Servers) -> None:
@@ -172,16 +189,14 @@ def _query(session: subprocess.Popen[str], text: str) -> str:
     return session.stdout.readline()
 
 
-def test_a_bulk_transfer_goes_on_with_its_backend_over_a_swap(tmp_path: Path, servers: Servers) -> None:
-    iperf3, port, size = need("iperf3", package="iperf3"), free_port(), 1 << 30
-    # One that serves one test at a time takes a health check for another one.
-    config = _service(servers, "iperf3", port, health='interval = "1h"')
-    with Steered(tmp_path, config) as proxy, Events(proxy) as events:
-        command = [iperf3, "-c", "127.0.0.1", "-p", str(port), "-n", str(size), "--bitrate", "8G", "--json"]
+def test_a_bulk_transfer_goes_on_with_its_backend_over_a_swap(shared: Shared) -> None:
+    iperf3, (proxy, port), size = need("iperf3", package="iperf3"), shared("iperf3"), 1 << 30
+    with Events(proxy) as events:
+        command = [iperf3, "-c", "127.0.0.1", "-p", str(port), "-n", str(size), "--json"]
         client = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         eventually(lambda: marked(port) >= 2, what="it has connected")
-        number = proxy.begin("swap", "iperf3", version="v2", deadline="60s")["id"]
-        events.wait(operation=number, phase="switch", state="end")
+        with stopped(client.pid):
+            number = proxy.begin_swap(events, "v2", deadline="60s")
         output = client.communicate(timeout=PATIENCE)[0]
         assert client.returncode == 0, output
         assert json.loads(output)["end"]["sum_sent"]["bytes"] >= size
@@ -214,24 +229,24 @@ def _listeners(port: int) -> set[str]:
     return {line[9] for line in lines if line[3] == "0A" and line[1] == f"0100007F:{port:04X}"}
 
 
-@pytest.mark.parametrize(("server", "number"), [("nginx_reuseport", signal.SIGHUP), ("haproxy", signal.SIGUSR2)])
+@pytest.mark.parametrize(("server", "number"), [("nginx", signal.SIGHUP), ("haproxy", signal.SIGUSR2)])
 def test_a_server_reloads_its_own_config_with_new_processes_and_nobody_notices(
-    tmp_path: Path, servers: Servers, server: str, number: signal.Signals
+    shared: Shared, server: str, number: signal.Signals
 ) -> None:
-    port = free_port()
-    with Steered(tmp_path, _service(servers, server, port)) as proxy, Calm(port, 3) as load:
+    proxy, port = shared(f"reloads-{server}")
+    with Calm(port, 3) as load:
         load.wait_for(10)
-        (pid,) = proxy.pids(server)
+        (pid,) = proxy.pids()
         before = set(_children(pid))
         os.kill(pid, number)
         eventually(lambda: (after := set(_children(pid))) and not after & before, what="its processes are new")
         load.wait_for(10)
-        proxy.wait_steered(port, server)
+        proxy.wait_steered(port)
         load.stop()
         assert not load.errors
-        assert proxy.pids(server) == [pid]
-        proxy.operate("swap", server, version="v2")
-        proxy.wait_steered(port, server)
+        assert proxy.pids() == [pid]
+        proxy.operate("swap", version="v2")
+        proxy.wait_steered(port)
 
 
 def test_a_server_that_just_goes_when_it_is_told_so_is_told_last_and_nobody_notices(shared: Shared) -> None:

@@ -1,11 +1,10 @@
-// Node's cluster with three workers: any request says who answers. Node's own way of sharing is round robin: the primary
-// listens; with NODE_CLUSTER_SCHED_POLICY=none, the workers accept from one shared socket themselves.
+// Node's cluster with two workers: any request says who answers. The primary listens, and hands connections on.
 "use strict";
 const cluster = require("node:cluster");
 const http = require("node:http");
 
 if (cluster.isPrimary) {
-  for (let i = 0; i < 3; i++) cluster.fork();
+  for (let i = 0; i < 2; i++) cluster.fork();
   process.on("SIGTERM", () => cluster.disconnect());
 } else {
   const name = `${process.env.PROXY_VERSION} ${process.env.PROXY_GENERATION} 0 ${process.pid}`;
