@@ -308,12 +308,12 @@ class Service:
         return not self.active.inherits if self.active else self.settings.datapath != "inherit"
 
     async def _listen(self, *, accept: bool | None = None) -> None:
-        """Let the workers accept on the public listeners, or leave that to the backends."""
+        """Let the workers accept on the public listeners, or leave that to the backends.
+
+        Whether the listeners block is not touched: all who have them share that, and some count on what they set.
+        """
         accept = self._workers_accept if accept is None else accept
         await self._deps.pool.listen(self.name, self.listeners, accept=accept)
-        if not accept:
-            for listener in self.listeners.values():
-                listener.setblocking(True)
 
     async def _steer(self, generation: Generation | None) -> None:
         """Get the kernel ready to hand connections to the generation, where that is wanted and possible."""

@@ -42,34 +42,40 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def isolated(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A network namespace and a BPF file system of the test's own, for its threads and what it starts too."""
     need_bpf()
-    with network_namespace(), bpf_file_system() as root, contextlib.closing(_Namespace()) as ours:
-        monkeypatch.setattr(trio.to_thread, "run_sync", ours.run_sync)
+    with contextlib.closing(_Threads()) as threads, network_namespace(), bpf_file_system() as root:
+        threads.enter()
+        monkeypatch.setattr(trio.to_thread, "run_sync", threads.run_sync)
         monkeypatch.setattr(bpffs, "pin_folder_root", root / "proxyctl")
         yield
         monkeypatch.undo()
 
 
-class _Namespace:
-    """trio keeps threads from one test to the next: those before were in another namespace."""
+class _Threads:
+    """trio keeps threads from one test to the next: each call enters the test's namespace, and leaves it again for the
+    one that there was before, also in a thread that was made meanwhile.
+    """
 
     def __init__(self) -> None:
         self._run_sync = trio.to_thread.run_sync
-        self._fd = os.open(NAMESPACE, os.O_RDONLY)
+        self._namespaces = [os.open(NAMESPACE, os.O_RDONLY)]
+
+    def enter(self) -> None:
+        self._namespaces.append(os.open(NAMESPACE, os.O_RDONLY))
 
     def run_sync(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
         return self._run_sync(self._here, function, *args, **options)
 
     def _here(self, function: Callable[..., Any], *args: Any) -> Any:
-        before = os.open(NAMESPACE, os.O_RDONLY)
+        before, ours = self._namespaces
+        assert _libc.setns(ours, _CLONE_NEWNET) == 0
         try:
-            assert _libc.setns(self._fd, _CLONE_NEWNET) == 0
             return function(*args)
         finally:
             assert _libc.setns(before, _CLONE_NEWNET) == 0
-            os.close(before)
 
     def close(self) -> None:
-        os.close(self._fd)
+        for each in self._namespaces:
+            os.close(each)
 
 
 class Kernel:

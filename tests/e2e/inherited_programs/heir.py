@@ -124,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--status", help="say this as STATUS")
     parser.add_argument("--mute", action="store_true", help="never say READY=1")
     parser.add_argument("--stubborn", action="store_true", help="ignore SIGTERM")
-    parser.add_argument("--shutdown", action="store_true", help="shut listeners down at the end, instead of closing them")
+    parser.add_argument("--shutdown", action="store_true", help="at the end, shut listeners down for everybody")
     return parser
 
 

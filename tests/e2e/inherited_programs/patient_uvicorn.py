@@ -1,6 +1,6 @@
 """uvicorn, with a protocol that serves who has connected: its own drops those that have not asked yet at SIGTERM.
 
-    patient_uvicorn.py APP --fd N
+patient_uvicorn.py APP --fd N
 """
 
 from __future__ import annotations

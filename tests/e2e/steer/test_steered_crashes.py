@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from tests.e2e.steer.harness import Steering
 
 TWO = "workers = 2\n"
-STEPS = ("held", "before-steering", "steered", "route-sent-to-one", "switch-not-on-file", "drain-begins", "draining")
+STEPS = ["before-steering", "steered", "draining"]
+if os.environ.get("CRASHES_FULL"):
+    STEPS = ["held", "decided", *STEPS, "route-sent-to-one", "switched", "switch-not-on-file"]
 
 
 @pytest.fixture
@@ -133,7 +135,7 @@ def test_control_killed_at_any_step_of_a_swap_and_kernel_and_workers_agree_when_
             version = "v2" if old["version"] == "v1" else "v1"
             with Calm(port, 3) as load:
                 load.wait_for(5)
-                proxy.die_in(Order(point, "web", version, newest + 1), "swap", version=version, deadline="60s")
+                proxy.die_in(Order(point, "web", version, newest + 1), "swap", version=version, deadline="600s")
                 load.wait_for(10)
                 meanwhile = int(fetch(port).split()[1])
                 proxy.start()
