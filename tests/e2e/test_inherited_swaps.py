@@ -17,6 +17,7 @@ from tests.e2e.harness import Load, Proxy, fetch, free_port, is_alive
 from tests.e2e.inherited_harness import INHERIT, heir, service, uvicorn
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 FULL = "INHERIT_SWAPS" in os.environ
@@ -28,7 +29,7 @@ def _heir(_: Path) -> str:
     return heir("--fd={fd}")
 
 
-_SERVERS = {
+_SERVERS: dict[str, Callable[[Path], str]] = {
     "systemd-style": _heir,
     "uvicorn": inherited_harness.patient_uvicorn,
     "gunicorn": inherited_harness.gunicorn,

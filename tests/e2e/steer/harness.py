@@ -81,6 +81,13 @@ class Steered(Mortal):
     without = ""
     """Capabilities that it shall not have: names without `cap_`, each with a `-` before it, separated by commas."""
 
+    def __enter__(self) -> Self:
+        try:
+            return super().__enter__()
+        except BaseException:
+            self.kill()
+            raise
+
     def _words(self, *arguments: str) -> list[str]:
         prefix = [need("setpriv", package="util-linux"), f"--bounding-set={self.without}"] if self.without else []
         return [*prefix, sys.executable, "-P", "-m", "proxy.cli", *arguments]

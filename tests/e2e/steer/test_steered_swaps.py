@@ -51,7 +51,8 @@ def test_swap_after_swap_under_load_nobody_is_refused_or_reset_and_nobody_gets_t
         assert {answer.generation for answer in load.answers} == set(range(1, SWAPS + 2))
         assert all(answer.body.split()[3] == str(pids[answer.generation - 1]) for answer in load.answers)
         assert_switched_in_one_step(load.answers, events)
-        assert not [pid for pid in pids[:-1] if is_alive(pid)]
+        with proxy.marked() as find:  # 200 swaps later, a pid may be somebody else's
+            assert not set(pids[:-1]) & set(find())
 
 
 def test_a_connection_stays_with_its_backend_over_swaps_and_each_drain_waits_for_its_own(shared: Shared) -> None:
