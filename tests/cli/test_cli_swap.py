@@ -85,7 +85,7 @@ def test_for_how_long_both_generations_accepted_is_the_last_line(
     lines = result.out.splitlines()
     assert lines[6].startswith("web: v2 serves; took ")
     assert lines[7:] == ["both generations accepted for at most 120ms"]
-    assert list(json.loads(proxyctl("swap", "v3", "--json").out)) == CONTRACT
+    assert list(json.loads(proxyctl("swap", "v3", "--json").out)) == [*CONTRACT, "overlap"]
 
 
 def test_json_is_the_contracts_object_alone_on_stdout(story: FakeProxy, proxyctl: Callable[..., Result]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.e2e.steer.harness import need_steering
+from tests.e2e.steer.machine import need_steering
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.e2e.harness import Load, eventually, fetch, free_port
-from tests.e2e.steer.harness import Standing, Steered, bystander, marked, service
+from tests.e2e.steer.clients import Standing
+from tests.e2e.steer.elsewhere import bystander
+from tests.e2e.steer.harness import Steered, service
+from tests.e2e.steer.kernel import marked
 from tests.e2e.steer.servers import many
 from tests.e2e.steer.shared import steered_by
 

@@ -13,13 +13,15 @@ import pytest
 from tests.e2e.crash_harness import Calm, assert_one_step
 from tests.e2e.crashing import Order
 from tests.e2e.harness import Events, Load, eventually, fetch, free_port, kill
-from tests.e2e.steer.harness import Standing, Steered, marked, service, steerings
+from tests.e2e.steer.clients import Standing
+from tests.e2e.steer.harness import Steered, service
+from tests.e2e.steer.kernel import marked, steerings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.e2e.steer.harness import Steering
+    from tests.e2e.steer.kernel import Steering
 
 TWO = "workers = 2\n"
 STEPS = ["before-steering", "steered", "draining"]

@@ -9,16 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.e2e.harness import Events, Held, Load, eventually, fetch, free_port, is_alive
-from tests.e2e.steer.harness import (
-    Standing,
-    Steered,
-    bystander,
-    marked,
-    raise_limit,
-    result,
-    service,
-    steerings,
-)
+from tests.e2e.steer.clients import Standing, raise_limit
+from tests.e2e.steer.elsewhere import bystander
+from tests.e2e.steer.harness import Steered, result, service
+from tests.e2e.steer.kernel import marked, steerings
 from tests.e2e.steer.servers import many
 from tests.e2e.steer.shared import steered_by
 

@@ -10,7 +10,10 @@ import pytest
 
 from tests.e2e import configs
 from tests.e2e.harness import Events, Held, Load, eventually, fetch, free_port
-from tests.e2e.steer.harness import Forwarder, Namespace, Standing, Steered, bystander, marked, result, service
+from tests.e2e.steer.clients import Standing
+from tests.e2e.steer.elsewhere import Forwarder, Namespace, bystander
+from tests.e2e.steer.harness import Steered, result, service
+from tests.e2e.steer.kernel import marked
 from tests.e2e.steer.servers import many
 
 if TYPE_CHECKING:

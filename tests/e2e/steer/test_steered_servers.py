@@ -15,7 +15,9 @@ import pytest
 from tests.e2e.crash_harness import Calm
 from tests.e2e.harness import PATIENCE, Events, eventually, fetch, free_port
 from tests.e2e.shared import Shared
-from tests.e2e.steer.harness import Steered, marked, result, service, stopped
+from tests.e2e.steer.clients import stopped
+from tests.e2e.steer.harness import Steered, result, service
+from tests.e2e.steer.kernel import marked
 from tests.e2e.steer.servers import Servers
 from tests.tools import need
 

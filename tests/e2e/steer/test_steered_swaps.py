@@ -13,7 +13,8 @@ import pytest
 
 from tests.e2e.crash_harness import Calm
 from tests.e2e.harness import Events, Held, Load, fetch, is_alive
-from tests.e2e.steer.harness import HalfOpen, Standing, assert_switched_in_one_step, result, stopped
+from tests.e2e.steer.clients import HalfOpen, Standing, stopped
+from tests.e2e.steer.harness import assert_switched_in_one_step, result
 from tests.e2e.steer.shared import steered_by
 
 if TYPE_CHECKING:
