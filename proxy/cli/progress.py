@@ -114,8 +114,8 @@ class Progress(Story):
 
 
 def contract(result: Json) -> Json:
-    """The object that `--json` prints last: exactly the keys that scripts may rely on; and, with datapath "inherit", for
-    how many seconds both generations may have accepted.
+    """The object that `--json` prints last: exactly the keys that scripts may rely on. With datapath "inherit" it has
+    one more: for how many seconds both generations may have accepted.
     """
     overlap = {} if result.get("overlap") is None else {"overlap": result["overlap"]}
     return {key: result[key] for key in _CONTRACT} | overlap

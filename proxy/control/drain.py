@@ -138,10 +138,11 @@ class Departure:
         """Unless the config says: where no worker is on the way, nobody but the backend can say goodbye; but one that
         has said it is not there any more to be kept warm.
         """
-        generation, drain = self.generation, self.generation.settings.drain
+        settings, drain = self.generation.settings, self.generation.settings.drain
         if drain.signal_at:
             return drain.signal_at == "start"
-        return not drain.keep_warm and self._deps.steering.has(generation.settings.name, generation.id)
+        is_steered = settings.datapath == "steer" and self._deps.steering.has(settings.name, self.generation.id)
+        return is_steered and not drain.keep_warm
 
     async def _say_goodbye(self) -> None:
         """Once every connection that came to it was accepted: those in its queue would be reset with its listener."""

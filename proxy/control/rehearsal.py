@@ -37,7 +37,7 @@ def rehearse(settings: Settings, versions: str) -> None:
 
 def _expect(what: str, version: int, known: frozenset[int]) -> None:
     if version not in known:
-        reads = " and ".join(map(str, sorted(known)))
+        reads = ", ".join(map(str, sorted(known)))
         raise UpgradeError(
             f"version {version} of the {what} is not known to this release, which reads {reads}",
             hint="upgrade in smaller steps: one release after the other",

@@ -138,7 +138,9 @@ def test_what_is_under_way_and_what_was_last() -> None:
 
 def test_for_how_long_both_accepted_is_shown_where_they_did() -> None:
     last = result_of(finished=NOW - 60, started=NOW - 62, overlap=0.12)
-    assert shown(status(last_swap=last)).endswith(", 3 connections finished, both generations accepted for at most 120ms")
+    assert shown(status(last_swap=last)).endswith(
+        ", 3 connections finished, both generations accepted for at most 120ms"
+    )
     assert shown(status(last_swap={**last, "overlap": None})).endswith(", 3 connections finished")
 
 

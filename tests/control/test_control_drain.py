@@ -49,7 +49,7 @@ class Generation:
 
     def __init__(self, **drain) -> None:
         values = {"keep_warm": 0.0, "signal_at": None, **drain}
-        self.settings = SimpleNamespace(name="web", drain=SimpleNamespace(**values))
+        self.settings = SimpleNamespace(name="web", datapath="steer", drain=SimpleNamespace(**values))
         self.drain = None
         self.state = "active"
         self.said_goodbye_at = None
