@@ -85,6 +85,7 @@ def _obstacles(able: Abilities, missing: Sequence[Capability]) -> list[str]:
     elif not able.writable:
         user = os.geteuid()
         lines.append(f"no permission to write in {_PINS}: chmod o+x /sys/fs/bpf && install -d -o {user} {_PINS}")
+        lines.append("systemd: ProtectKernelTunables=no")
     return lines
 
 

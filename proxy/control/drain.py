@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_LAST_ANSWERS = 1.0  # seconds
+
 
 class Departure:
     """Starts at the switch and runs on its own; several generations of a service may be leaving side by side.
@@ -145,9 +147,15 @@ class Departure:
         return is_steered and not drain.keep_warm
 
     async def _say_goodbye(self) -> None:
-        """Once every connection that came to it was accepted: those in its queue would be reset with its listener."""
+        """Once every connection that came to it was accepted: those in its queue would be reset with its listener.
+
+        Many programs end at once when they are told to. Where nobody has decided that this one is to be told, those who
+        are about to be answered have a moment for it; with the last of them, the drain is over.
+        """
         await self._released.wait()
         await self._deps.open.settled(self.generation.settings.name, self.generation.id)
+        if not self.generation.settings.drain.signal_at:
+            await trio.sleep(_LAST_ANSWERS)
         self.generation.say_goodbye()
 
     async def _drain(self) -> None:
