@@ -28,8 +28,8 @@ _ADDED = {
 # What to write instead of what, in which files.
 _CHANGED = {
     "cannot read the config": ("config/*.py", r"\bkeep_warm\b", "stay_warm"),
-    "does not know the messages": ("wire.py", r"(VERSION = |READS = frozenset)\S+", r"\g<1>({99})"),
-    "does not know the state": ("control/state.py", r"(FORMAT = |READS = frozenset)\S+", r"\g<1>({98, 99})"),
+    "does not know the messages": ("wire.py", r"(VERSION = |READS = frozenset).+", r"\g<1>({99})"),
+    "does not know the state": ("control/state.py", r"(FORMAT = |READS = frozenset).+", r"\g<1>({98, 99})"),
 }
 DEFECTS = (*_ADDED, *_CHANGED)
 

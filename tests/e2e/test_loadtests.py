@@ -83,7 +83,8 @@ def test_a_run_measures_relays_side_by_side_and_leaves_a_report_that_can_be_made
         assert samples[scenario][name][0]["errors"] == 0, (scenario, samples)
     assert "round 1 of 1, swap: proxyctl TCP" in progress
     assert sorted(path.name for path in (folder / "charts").iterdir()) == [
-        f"{name}-{protocol}.svg" for name in ("bulk", "fixed", "kept", "swap") for protocol in ("http", "tcp")
+        f"{name}-tcp.svg"
+        for name in ("bulk", "fixed", "kept", "swap")  # of HTTP there is nobody to compare with
     ]
     report = (folder / "RESULTS.md").read_text()
     (folder / "RESULTS.md").unlink()
