@@ -181,6 +181,7 @@ def test_a_version_that_is_never_ready_fails_the_swap_and_the_old_one_was_never_
         assert "told to stop" not in proxy.ok("logs", "v1")
         assert client.ask() == fetch(port)
         assert fetch(port).split()[3] == str(old)
+        client.close()  # else the restart waits for it
         proxy.operate("restart")
 
 
