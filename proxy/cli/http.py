@@ -61,9 +61,10 @@ class Answer:
 
     def _read_status(self) -> int:
         version, _, rest = self._line().partition(b" ")
-        if not version.startswith(b"HTTP/1.") or not rest[:3].isdigit():
+        code = rest[:3]
+        if version not in {b"HTTP/1.0", b"HTTP/1.1"} or len(code) < 3 or not code.isdigit():
             raise CutOffError("the answer is not HTTP")
-        return int(rest[:3])
+        return int(code)
 
     def _read_headers(self) -> dict[bytes, bytes]:
         headers: dict[bytes, bytes] = {}

@@ -6,7 +6,7 @@ import socket
 import threading
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.cli.http import Answer, CutOffError, ask
@@ -48,6 +48,8 @@ def test_a_part_is_never_taken_for_the_whole(content: bytes, data: st.DataObject
 
 
 @given(st.binary(max_size=200))
+@example(b"HTTP/1. 0\n\n")
+@example(b"HTTP/1.1 20\n\n")
 def test_what_is_not_http_is_an_error_and_nothing_worse(content: bytes) -> None:
     with pytest.raises(CutOffError):
         answer(content)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -133,7 +134,8 @@ def test_control_killed_at_any_step_of_a_swap_and_kernel_and_workers_agree_when_
     with Steered(tmp_path, config) as proxy, Standing(port, 20) as clients:
         for point in STEPS:
             old = proxy.active()
-            newest = max(entry["generation"] or 0 for entry in proxy.history("web")) if proxy.history("web") else 1
+            state = json.loads((proxy.state_dir / "state.json").read_text())
+            newest = state["services"]["web"]["next_generation"] - 1
             version = "v2" if old["version"] == "v1" else "v1"
             with Calm(port, 3) as load:
                 load.wait_for(5)
