@@ -23,6 +23,8 @@ def find(option: str | None) -> Where:
         return Where(Path(option), "--socket")
     if given := os.environ.get(ENVIRONMENT):
         return Where(Path(given), f"${ENVIRONMENT}")
-    if found := admin_socket(Path("proxy.toml")):
+    config = Path("proxy.toml")
+    if found := admin_socket(config):
         return Where(found, "./proxy.toml")
-    return Where(default_socket(default_state_dir()), "the default")
+    unread = ", because ./proxy.toml cannot be read: `proxyctl check` says why" if config.exists() else ""
+    return Where(default_socket(default_state_dir()), f"the default{unread}")

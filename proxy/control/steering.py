@@ -337,21 +337,9 @@ class Steering:
         except OSError as error:
             self._give_up(error)
 
-    def goes_to(self, service: str) -> int | None:
-        """The generation that new connections are steered to."""
-        known = self._services.get(service)
-        if known is None or not known.listeners:
-            return None
-        return next((each.generation for each in self._of(service) if each.slot == known.current and each.serves), None)
-
     def has(self, service: str, generation: int) -> bool:
         """Whether connections were, or are, steered to it."""
         return (service, generation) in self._steered
-
-    def families(self, service: str, generation: int) -> set[int]:
-        """Those of whose connections it can have any."""
-        entry = self._steered.get((service, generation))
-        return {family for family, sockets in entry.sockets.items() if sockets} if entry else set()
 
     def forget(self, service: str, generation: int) -> None:
         """Drop a generation that has no connections any more; what was counted stays with `traffic`."""

@@ -36,9 +36,12 @@ def test_the_order_is_option_environment_config_default(tmp_path: Path, monkeypa
     assert where.find("/of-option.sock") == (Path("/of-option.sock"), "--socket")
 
 
-def test_a_config_that_is_being_edited_does_not_hide_the_proxy(tmp_path: Path) -> None:
+def test_a_config_with_an_error_is_said_to_be_why_the_proxy_is_looked_for_elsewhere(
+    proxyctl: Callable[..., Result],
+) -> None:
     config("[admin\nsocket =")
-    assert where.find(None).source == "the default"
+    assert where.find(None).source.startswith("the default, because ./proxy.toml cannot be read")
+    assert "`proxyctl check` says why" in proxyctl("reload").err
 
 
 @pytest.mark.parametrize(("option", "source"), [(["--socket", "/nonexistent/x.sock"], "--socket"), ([], "the default")])
