@@ -37,6 +37,7 @@ The workers:
 Connections that no worker relays:
 
     steering     the kernel hands them to the active backend's own socket
+    steered      one generation that it does that for, and what that has open
     steerable    which sockets those are, and why it cannot be done where it cannot
     steer_table  what the kernel is told
     inheriting   backends accept on the public listener themselves: how one gives way to the next

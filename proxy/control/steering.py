@@ -16,96 +16,41 @@ import hashlib
 import ipaddress
 import logging
 import socket
-from dataclasses import dataclass, field
-from itertools import chain
 from typing import TYPE_CHECKING
 
 import trio
 
 from proxy import wire
-from proxy.control import steerable
+from proxy.control import steerable, steered
 from proxy.control.steer_table import SERVICES, SLOTS, SOCKETS_PER_SLOT, Slot, SteerTable
-from proxy.kernel import bpffs, capabilities, inet_diag, netns, sk_lookup, sock_diag, tcp_ends
+from proxy.control.steered import FAMILIES, Home, Open, Steered
+from proxy.kernel import bpffs, capabilities, inet_diag, netns, sk_lookup, sock_diag
 from proxy.kernel.capabilities import Capability
 from proxy.logs import facts
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from proxy.config.marks import Marks
     from proxy.control.generation import Generation
     from proxy.control.steerable import Found
+    from proxy.control.steered import Json, Listener
     from proxy.control.traffic import Traffic
     from proxy.core.address import Address
-    from proxy.kernel.inet_diag import Connection, Tally
 
 log = logging.getLogger(__name__)
 
-Listener = tuple[int, str, int]  # family, host, port
-
 KERNEL = "kernel"  # who counts what is steered, beside the workers
 
-_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 # A client that has not answered after three repetitions of the kernel's SYN-ACK (1, 2 and 4 s) is not going to.
 _HANDSHAKE = 7.0
 # Seconds between two looks. Ends of connections come as events; half-open ones expire without, and queues run empty.
 _REST, _LOOK_AGAIN = 0.05, 1.0
 _SHORTEST, _LONGEST = 0.002, 0.25
-_READABLE = 2000
 _ROUNDS = 5  # of closing what is open: what was in the queue, or half-open, is seen a moment later
 _SHARE = 0.05  # of the time may be spent on counting what a drain has left
 _NEEDED = (Capability.BPF, Capability.NET_ADMIN)
-
-Json = dict[str, float]
-
-
-@dataclass(eq=False)
-class _Service:
-    """`at` is where its clients connect to, also those who did before a reload; it is replaced, not changed, since
-    other threads read it.
-    """
-
-    slot: int
-    listeners: set[Listener] = field(default_factory=set)
-    at: frozenset[tuple[str, int]] = frozenset()
-    current: int = 0
-
-
-@dataclass(frozen=True)
-class Open:
-    """What the kernel has of one generation: `live` connections, of which `waiting` were not accepted yet, and
-    handshakes that are `half_open`.
-    """
-
-    live: int = 0
-    waiting: int = 0
-    half_open: int = 0
-
-    def plus(self, tally: Tally) -> Open:
-        return Open(
-            self.live + tally.open + tally.waiting, self.waiting + tally.waiting, self.half_open + tally.half_open
-        )
-
-
-@dataclass(eq=False)
-class Steered:
-    """A generation that has a place in the maps. `sockets` are the inodes of its listening ones, by family, in the
-    order that they have there. `open` is what was counted last: before that, there may be something.
-    """
-
-    service: str
-    generation: int
-    home: _Service
-    slot: int
-    mark: int
-    sockets: dict[int, list[int]] = field(default_factory=lambda: {family: [] for family in _FAMILIES})
-    open: Open = Open(live=1)
-    details: Json | None = None
-
-    @property
-    def serves(self) -> bool:
-        return any(self.sockets.values())
 
 
 class Steering:
@@ -124,7 +69,7 @@ class Steering:
         self._marks = marks
         self._traffic = traffic
         self._table: SteerTable | None = None
-        self._services: dict[str, _Service] = {}
+        self._services: dict[str, Home] = {}
         self._steered: dict[tuple[str, int], Steered] = {}
         self._seen: dict[tuple[str, int], tuple[Collection[int], Collection[int]]] = {}  # ports, and who listens there
         self._arranging = trio.Lock()
@@ -148,11 +93,11 @@ class Steering:
             self.remove()
 
     def _read(self, table: SteerTable) -> None:
-        homes: dict[int, tuple[str, _Service]] = {}
+        homes: dict[int, tuple[str, Home]] = {}
         for number in range(SERVICES):
             entry = table.service(number)
             if entry.name:
-                homes[number] = entry.name, _Service(number, current=entry.current)
+                homes[number] = entry.name, Home(number, current=entry.current)
         for listener, number in table.addresses():
             if number in homes:
                 _, home = homes[number]
@@ -247,7 +192,7 @@ class Steering:
             if slot is None:
                 return f"{SERVICES} services are steered already"
             table.set_service(slot, 0, service)
-            known = self._services[service] = _Service(slot)
+            known = self._services[service] = Home(slot)
         listeners = {(int(each.family), each.host, each.port) for each in wanted}
         known.at |= {listener[1:] for listener in listeners}
         for gone in known.listeners - listeners:
@@ -366,7 +311,7 @@ class Steering:
         if entry is None:
             return Open()
         try:
-            entry.open = (await trio.to_thread.run_sync(_counted, [entry]))[entry.mark]
+            entry.open = (await trio.to_thread.run_sync(steered.counted, [entry]))[entry.mark]
         except OSError as error:
             self._complain("connections cannot be counted", error)
         return entry.open
@@ -380,7 +325,7 @@ class Steering:
         if entry is None:
             return
         began, last, pause = trio.current_time(), -1, _REST
-        with _ends(entry.home) as one_has_ended:
+        with steered.ends(entry.home) as one_has_ended:
             while True:
                 clock = trio.current_time()
                 found = await self.look(service, generation)
@@ -417,7 +362,7 @@ class Steering:
         closed, left = 0, entry.open.live
         try:
             for _ in range(_ROUNDS):
-                found = await trio.to_thread.run_sync(_connections, entry)
+                found = await trio.to_thread.run_sync(steered.connections, entry)
                 live = [each for each in found if each.is_live]
                 if not found:
                     break
@@ -436,12 +381,12 @@ class Steering:
             return
         entries = list(self._steered.values())
         try:
-            found = await trio.to_thread.run_sync(_counted, entries)
+            found = await trio.to_thread.run_sync(steered.counted, entries)
             for entry in entries:
                 if self._steered.get((entry.service, entry.generation)) is entry:
                     entry.open = found[entry.mark]
                     self._count(entry, entry.open.live)
-                    entry.details = await trio.to_thread.run_sync(_look_closely, entry)
+                    entry.details = await trio.to_thread.run_sync(steered.look_closely, entry)
         except OSError as error:
             self._complain("connections cannot be counted", error)
 
@@ -504,7 +449,7 @@ class Steering:
         for each in found:
             each.sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, entry.mark)
         before, after = entry.sockets, dict[int, list[int]]()
-        for family in _FAMILIES:
+        for family in FAMILIES:
             fitting = {each.inode: each for each in found if family in each.families}
             stay = [inode for inode in before[family] if inode in fitting]
             after[family] = (stay + [inode for inode in fitting if inode not in stay])[:SOCKETS_PER_SLOT]
@@ -512,7 +457,7 @@ class Steering:
                 if before[family][position : position + 1] != [inode]:
                     self._table.put_socket(entry.slot, family, position, fitting[inode].sock.fileno())
         self._write(entry, after)
-        for family in _FAMILIES:
+        for family in FAMILIES:
             for position in range(len(after[family]), len(before[family])):
                 self._table.drop_socket(entry.slot, family, position)
 
@@ -521,13 +466,13 @@ class Steering:
         if entry := self._steered.get((service, generation)):
             self._seen.pop((service, generation), None)
             try:
-                self._write(entry, {family: [] for family in _FAMILIES})
+                self._write(entry, {family: [] for family in FAMILIES})
             except OSError as error:
                 self._give_up(error)
 
     def _write(self, entry: Steered, sockets: dict[int, list[int]]) -> None:
         assert self._table is not None  # noqa: S101 - as above
-        count4, count6 = (len(sockets[family]) for family in _FAMILIES)
+        count4, count6 = (len(sockets[family]) for family in FAMILIES)
         self._table.set_slot(entry.slot, Slot(count4, count6, entry.home.slot, entry.generation, entry.mark))
         entry.sockets = sockets
 
@@ -557,61 +502,6 @@ class Steering:
         if self._complaint != (complaint := f"{what}: {error}"):
             self._complaint = complaint
             log.error(what, extra=facts(reason=error.strerror or error))
-
-
-# What other threads do: they read nothing that changes.
-
-
-def _connections(entry: Steered) -> list[Connection]:
-    found = inet_diag.connections(marks=[entry.mark], ports=_ports(entry.home))
-    return [each for each in found if _is_at(entry.home, each.local) and (each.is_live or each.is_half_open)]
-
-
-def _look_closely(entry: Steered) -> Json | None:
-    """Of what drains, and not of so many that it would take long: that is for people to read."""
-    if not 0 < entry.open.live <= _READABLE or entry.home.current == entry.slot:
-        return None
-    found = inet_diag.connections(marks=[entry.mark], ports=_ports(entry.home), info=True)
-    ours = [each for each in found if _is_at(entry.home, each.local) and each.is_live]
-    return {
-        "received_bytes": sum(each.received for each in ours),
-        "sent_bytes": sum(each.sent for each in ours),
-        "least_idle": min((each.idle for each in ours), default=0.0),
-        "most_idle": max((each.idle for each in ours), default=0.0),
-    }
-
-
-def _counted(entries: Sequence[Steered]) -> dict[int, Open]:
-    """By mark."""
-    ports = set(chain.from_iterable(_ports(each.home) for each in entries))
-    by_mark = {each.mark: each for each in entries}
-    found = dict.fromkeys(by_mark, Open())
-    for (mark, host, port), tally in inet_diag.count(marks=by_mark.keys(), ports=ports).items():
-        if _is_at(by_mark[mark].home, (host, port)):
-            found[mark] = found[mark].plus(tally)
-    return found
-
-
-def _ports(home: _Service) -> set[int]:
-    return {port for _, port in home.at}
-
-
-def _is_at(home: _Service, address: tuple[str, int]) -> bool:
-    """Another proxy may use the same marks: a connection is ours if it came to an address of ours too."""
-    at, (host, port) = home.at, address
-    return address in at or ("::" if ":" in host else "0.0.0.0", port) in at  # noqa: S104
-
-
-@contextlib.contextmanager
-def _ends(home: _Service) -> Iterator[Callable[[], Awaitable[None]]]:
-    """A way to wait until some connection has ended; where the kernel does not tell, for ever."""
-    try:
-        ends = tcp_ends.Ends(_ports(home))
-    except OSError:
-        yield trio.sleep_forever
-        return
-    with ends:
-        yield ends.wait
 
 
 def _why_not() -> str:
