@@ -60,6 +60,13 @@ class NoPreviousGenerationError(ProxyError):
     status = 409
 
 
+class ConflictError(ProxyError):
+    """It cannot be done as things are; once they are otherwise, it can."""
+
+    code = "conflict"
+    status = 409
+
+
 class StoppingError(ProxyError):
     code = "stopping"
     status = 503
@@ -86,6 +93,7 @@ class AddressInUseError(ProxyError):
     """Something else holds a public port, the control socket or the state directory."""
 
     code = "in_use"
+    status = 409
     exit_code = 1
 
 

@@ -55,14 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 async def _run(app: App) -> None:
     async def serve_api(app: App, shutdown: trio.Event, task_status: trio.TaskStatus[None]) -> None:
-        admin = app.settings.admin
         await server.serve(
-            app,
-            socket=admin.socket,
-            listen=admin.listen,
-            sockets=app.api_sockets,
-            shutdown=shutdown,
-            task_status=task_status,
+            app, admin=app.settings.admin, sockets=app.api_sockets, shutdown=shutdown, task_status=task_status
         )
 
     await app.run(serve_api)

@@ -15,6 +15,7 @@ from proxy.errors import SwapInProgressError, UnknownServiceError, UnknownVersio
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from proxy.core.caller import Caller
     from proxy.core.requests import SwapRequest
 
 Json = dict[str, Any]
@@ -126,6 +127,8 @@ class FakeControl:
         self.story: list[Json] = []
         self.ending: Json | None = {}
         self.calls: list[tuple[Any, ...]] = []
+        self.callers: list[Caller] = []
+        self.done: list[Json] = []
         self.operation: FakeOperation | None = None
         self.upgrading: Json | None = None
         self.entries: list[Json] = []
@@ -174,7 +177,8 @@ class FakeControl:
         found: Json = self.state["services"][service]
         return found
 
-    async def swap(self, service: str, request: SwapRequest) -> FakeOperation:
+    async def swap(self, service: str, request: SwapRequest, by: Caller) -> FakeOperation:
+        self.callers.append(by)
         self.calls.append(("swap", service, request))
         if request.version == "missing":
             raise UnknownVersionError("there is no version missing", hint="there is v1")
@@ -182,25 +186,31 @@ class FakeControl:
             raise SwapInProgressError("a swap to v3 is under way", hint="wait for it")
         return self._begin("swap", service, request.version)
 
-    async def rollback(self, service: str, *, deadline: float | None = None) -> FakeOperation:
+    async def rollback(self, service: str, by: Caller, *, deadline: float | None = None) -> FakeOperation:
+        self.callers.append(by)
         self.calls.append(("rollback", service, deadline))
         return self._begin("rollback", service, "v0")
 
-    async def restart(self, service: str, *, deadline: float | None = None) -> FakeOperation:
+    async def restart(self, service: str, by: Caller, *, deadline: float | None = None) -> FakeOperation:
+        self.callers.append(by)
         self.calls.append(("restart", service, deadline))
         return self._begin("restart", service, "v1")
 
-    async def pause(self, service: str) -> None:
+    async def pause(self, service: str, by: Caller) -> None:
+        self.callers.append(by)
         (await self.service_status(service))["state"] = "paused"
 
-    async def resume(self, service: str) -> None:
+    async def resume(self, service: str, by: Caller) -> None:
+        self.callers.append(by)
         (await self.service_status(service))["state"] = "serving"
 
-    async def reload(self) -> Json:
+    async def reload(self, by: Caller) -> Json:
+        self.callers.append(by)
         self._fail()
         return {"changes": ["web: version v2 was added"], "warnings": ["workers changes at the next start"]}
 
-    async def upgrade(self) -> Json:
+    async def upgrade(self, by: Caller) -> Json:
+        self.callers.append(by)
         self.calls.append(("upgrade",))
         self._fail()
         self.upgrading = {"id": 1, "from": "0.1.0", "started": round(time.time(), 3)}
@@ -211,7 +221,8 @@ class FakeControl:
             self.end_upgrade(**self.ending)
         return self.upgrading
 
-    def stop(self, *, now: bool = False) -> None:
+    def stop(self, by: Caller, *, now: bool = False) -> None:
+        self.callers.append(by)
         self.calls.append(("stop", now))
         self.publish("stop")
         self.stopped.set()
@@ -219,6 +230,9 @@ class FakeControl:
     def history(self, service: str | None = None, *, limit: int = 100) -> Sequence[Json]:
         chosen = [entry for entry in self.entries if service in {None, entry["service"]}]
         return chosen[-limit:] if limit else []
+
+    def actions(self, service: str | None = None, *, limit: int = 100) -> Sequence[Json]:
+        return self.done[-limit:] if limit else []
 
     def output_files(self, service: str, version: str) -> Sequence[Path]:
         return self.files or sorted(self.folder.glob("*.log*"))

@@ -1,4 +1,4 @@
-"""The routes of the API (the contract's list, in its order) and what every request passes through."""
+"""The routes of the API and of the page, and what every request passes through."""
 
 from __future__ import annotations
 
@@ -9,42 +9,44 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
+from proxy.api import page
+from proxy.api.endpoints import ENDPOINTS
 from proxy.api.errors import Crashes, RequestError, on_error, on_http_exception
-from proxy.api.guard import Guard
+from proxy.api.guard import LOGIN, LOGOUT, Guard
 from proxy.api.handlers import Handlers
 from proxy.api.intake import Intake
+from proxy.api.login import Login
 from proxy.errors import ProxyError
 
 if TYPE_CHECKING:
     import trio
 
+    from proxy.api.access import Access
+    from proxy.api.live import Live
     from proxy.api.protocol import Control
 
 
-def build(control: Control, shutdown: trio.Event, *, tcp: bool) -> Starlette:
-    """The application for one listener. `tcp`: anybody on this machine, and any browser, can reach it."""
-    handle = Handlers(control, shutdown, tcp=tcp)
-    service = "/v1/services/{service}"
+def build(control: Control, live: Live, shutdown: trio.Event, access: Access | None = None) -> Starlette:
+    """The application for one listener. With `access` it is TCP, which anybody may reach who can: it has the page, and
+    somebody who looks at who asks.
+    """
+    handlers = Handlers(control, live, shutdown, commands=access is None or access.allow_commands)
+    routes = [Route(each.path, getattr(handlers, each.name), methods=[each.method]) for each in ENDPOINTS]
+    middleware = [Middleware(Intake), Middleware(Crashes)]
+    if access:
+        parts = page.paths()
+        login = Login(access)
+        routes += [
+            Route("/", page.index, methods=["GET"]),
+            *(Route(path, page.part, methods=["GET"]) for path in parts),
+            Route(LOGIN, login.form, methods=["GET"]),
+            Route(LOGIN, login.enter, methods=["POST"]),
+            Route(LOGOUT, login.leave, methods=["POST"]),
+        ]
+        middleware.append(Middleware(Guard, access=access, open_paths=parts))
     app = Starlette(
-        routes=[
-            Route("/v1/status", handle.status, methods=["GET"]),
-            Route(service, handle.service_status, methods=["GET"]),
-            Route(f"{service}/swap", handle.swap, methods=["POST"]),
-            Route(f"{service}/rollback", handle.rollback, methods=["POST"]),
-            Route(f"{service}/restart", handle.restart, methods=["POST"]),
-            Route(f"{service}/pause", handle.pause, methods=["POST"]),
-            Route(f"{service}/resume", handle.resume, methods=["POST"]),
-            Route("/v1/events", handle.events, methods=["GET"]),
-            Route("/v1/history", handle.history, methods=["GET"]),
-            Route(f"{service}/versions/{{version:path}}/logs", handle.logs, methods=["GET"]),
-            Route("/v1/reload", handle.reload, methods=["POST"]),
-            Route("/v1/upgrade", handle.upgrade, methods=["POST"]),
-            Route("/v1/stop", handle.stop, methods=["POST"]),
-            Route("/metrics", handle.metrics, methods=["GET"]),
-            Route("/livez", handle.livez, methods=["GET"]),
-            Route("/readyz", handle.readyz, methods=["GET"]),
-        ],
-        middleware=[Middleware(Intake), Middleware(Crashes), *([Middleware(Guard)] if tcp else [])],
+        routes=routes,
+        middleware=middleware,
         exception_handlers={ProxyError: on_error, RequestError: on_error, HTTPException: on_http_exception},
     )
     app.router.redirect_slashes = False

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
+import socket
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import trio
@@ -10,10 +13,14 @@ import trio
 from proxy.logs import facts
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Awaitable, Callable
 
+    from proxy.api.tls import Certificate
+
 STALL = 300.0  # seconds that one piece of a response may take; long enough for `proxyctl logs v1 | less`
-LIMIT = 128  # connections on one listener; more wait in its queue
+LIMIT = 256  # connections on one listener; more wait in its queue
+EACH = 64  # of them for one address that is not this machine
 _PAUSE = 1.0  # seconds
 
 log = logging.getLogger(__name__)
@@ -27,7 +34,7 @@ class Connection:
     """
 
     def __init__(self, stream: trio.SocketStream) -> None:
-        self._stream = stream
+        self._stream: trio.SocketStream | trio.SSLStream[trio.SocketStream] = stream
         self.socket = stream.socket
 
     async def send_all(self, data: bytes) -> None:
@@ -40,14 +47,60 @@ class Connection:
     async def receive_some(self, limit: int | None = None) -> bytes | bytearray:
         return await self._stream.receive_some(limit)
 
-    async def send_eof(self) -> None:
-        await self._stream.send_eof()
-
     async def aclose(self) -> None:
         await self._stream.aclose()
 
     def close(self) -> None:
         self.socket.close()
+
+
+class PlainConnection(Connection):
+    async def send_eof(self) -> None:
+        if isinstance(self._stream, trio.SocketStream):
+            await self._stream.send_eof()
+
+
+class TlsConnection(Connection):
+    """What Hypercorn takes for TLS: it shakes hands first."""
+
+    def __init__(self, stream: trio.SocketStream, context: ssl.SSLContext) -> None:
+        super().__init__(stream)
+        self.transport_stream = stream
+        self._tls = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
+        self._stream = self._tls
+
+    async def do_handshake(self) -> None:
+        await self._tls.do_handshake()
+
+    def selected_alpn_protocol(self) -> str:
+        return "http/1.1"  # the one that is offered, and what clients speak that ask for none
+
+
+class _Places:
+    """How many connections there may be: in all, and for one address that is not this machine's own."""
+
+    def __init__(self) -> None:
+        self._all = trio.Semaphore(LIMIT)
+        self._by_address: Counter[str] = Counter()
+
+    async def one_more(self) -> None:
+        """Wait until there may be another."""
+        await self._all.acquire()
+
+    def take(self, address: str) -> bool:
+        """Whether one that has come may stay."""
+        if address and self._by_address[address] >= EACH:
+            return False
+        self._by_address[address] += 1
+        return True
+
+    def leave(self, address: str | None = None) -> None:
+        """`address` None: it had not come yet."""
+        self._all.release()
+        if address is not None:
+            self._by_address[address] -= 1
+            if not self._by_address[address]:
+                del self._by_address[address]
 
 
 class Connections:
@@ -57,19 +110,30 @@ class Connections:
         self._nursery = nursery
         self._open: set[Connection] = set()
 
-    async def accept(self, listener: trio.SocketListener, serve: Callable[[Connection], Awaitable[None]]) -> None:
-        """Accept until cancelled."""
-        places = trio.Semaphore(LIMIT)
+    async def accept(
+        self,
+        listener: trio.SocketListener,
+        serve: Callable[[Connection], Awaitable[None]],
+        certificate: Certificate | None = None,
+    ) -> None:
+        """Accept until cancelled; with a certificate, TLS."""
+        places = _Places()
         while True:
-            await places.acquire()
+            await places.one_more()
             try:
                 stream = await listener.accept()
             except OSError as error:  # no descriptors or no memory (accept(2)), and no event says when there are again
-                places.release()
+                places.leave()
                 log.warning("the API cannot accept", extra=facts(reason=error.strerror))
                 await trio.sleep(_PAUSE)
+                continue
+            address = _elsewhere(stream)
+            if places.take(address):
+                connection = TlsConnection(stream, certificate.context) if certificate else PlainConnection(stream)
+                self._nursery.start_soon(self._run, connection, serve, places, address)
             else:
-                self._nursery.start_soon(self._run, Connection(stream), serve, places)
+                stream.socket.close()
+                places.leave()
 
     async def break_off(self, end: trio.Event, grace: float) -> None:
         """Close what is still open `grace` seconds after `end`, or at once when this is cancelled."""
@@ -82,7 +146,7 @@ class Connections:
             self._nursery.cancel_scope.cancel()
 
     async def _run(
-        self, connection: Connection, serve: Callable[[Connection], Awaitable[None]], places: trio.Semaphore
+        self, connection: Connection, serve: Callable[[Connection], Awaitable[None]], places: _Places, address: str
     ) -> None:
         self._open.add(connection)
         try:
@@ -92,4 +156,15 @@ class Connections:
         finally:
             self._open.discard(connection)
             connection.close()
-            places.release()
+            places.leave(address)
+
+
+def _elsewhere(stream: trio.SocketStream) -> str:
+    """The address that a connection comes from; empty for this machine's own."""
+    if stream.socket.family == socket.AF_UNIX:
+        return ""
+    try:
+        address: str = stream.socket.getpeername()[0]
+    except OSError:  # it has gone again
+        return ""
+    return "" if ipaddress.ip_address(address.partition("%")[0]).is_loopback else address

@@ -28,8 +28,11 @@ log = logging.getLogger(__name__)
 class RequestError(Exception):
     """What only a request over HTTP can get wrong; `status` is the answer's."""
 
-    def __init__(self, status: int, code: str, message: str, *, hint: str = "") -> None:
+    def __init__(
+        self, status: int, code: str, message: str, *, hint: str = "", headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(message)
+        self.headers = headers or {}
         self.status = status
         self.code = code
         self.message = message

@@ -1,75 +1,142 @@
-"""What may come in over TCP, where there is no file mode to say who may ask.
+"""Who gets through over TCP, where there is no file mode to say it.
 
-A page in somebody's browser can send requests to loopback. Three things give it away or stop it: the name it had to use
-for this machine (Host; that also ends DNS rebinding), where it comes from (Origin, Sec-Fetch-Site), and that it cannot
-send `application/json` to another site without asking first, which nothing here ever allows (Fetch Standard, "CORS
-protocol").
+Without tokens, on loopback, everybody on this machine may do everything, and a page elsewhere that makes their browser
+ask may do nothing. With tokens nobody may who shows none: in `Authorization: Bearer` (RFC 6750), or in the cookie of
+somebody who has signed in. What is not known to be for everybody is for nobody: a path that is spelt in a way that
+nobody has thought of is refused like any other.
 """
 
 from __future__ import annotations
 
-import ipaddress
+import logging
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
+import trio
 from starlette.datastructures import Headers
+from starlette.responses import RedirectResponse
 
+from proxy.api import foreign
+from proxy.api.access import NEEDED
 from proxy.api.errors import RequestError, error_response
+from proxy.core.caller import Caller
+from proxy.logs import facts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from proxy.api.access import Access
 
-_READING = ("GET", "HEAD", "OPTIONS")
-_OWN_PAGE = ("same-origin", "none")  # "none": typed into the address bar
+CALLER, ROLE = "proxyctl.caller", "proxyctl.role"  # in the scope of a request
+LOGIN, LOGOUT = "/login", "/logout"
+
+_READING = ("GET", "HEAD")
+_HEALTH = frozenset({"/livez", "/readyz"})
+_QUIET = 10.0  # seconds between two lines of one kind in the log
+
+# The page has scripts and styles of its own alone, nobody may frame it, and nobody on the way keeps anything of it.
+_CONTENT = (
+    b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; "
+    b"frame-ancestors 'none'; base-uri 'none'"
+)
+_HEADERS = [
+    (b"content-security-policy", _CONTENT),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"permissions-policy", b"camera=(), microphone=(), geolocation=()"),
+]
+_NOT_KEPT = (b"cache-control", b"no-store")
+
+log = logging.getLogger(__name__)
 
 
 class Guard:
-    """Middleware for the TCP listener: refuse with 403 or 415 what a foreign page could have made a browser send."""
+    """Middleware for the TCP listener. `open_paths` are for everybody: what the page is made of, not what it shows."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, access: Access, open_paths: frozenset[str]) -> None:
         self._app = app
+        self._access = access
+        self._anonymous = _HEALTH | ({"/metrics"} if access.metrics_open else frozenset())
+        self._open = open_paths | {LOGIN, LOGOUT}
+        self._told: dict[str, float] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = refuse(scope["method"], scope["path"], Headers(scope=scope)) if scope["type"] == "http" else None
-        await (error_response(refusal) if refusal else self._app)(scope, receive, send)
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        try:
+            await self._admit(scope, Headers(scope=scope))
+        except RequestError as refusal:
+            self._tell(scope, refusal)
+            wants_page = refusal.status == 401 and scope["path"] == "/" and scope["method"] in _READING
+            answer = RedirectResponse(LOGIN, 303) if wants_page else error_response(refusal, headers=refusal.headers)
+            await answer(scope, receive, _with_headers(send))
+        else:
+            await self._app(scope, receive, _with_headers(send))
 
+    async def _admit(self, scope: Scope, headers: Headers) -> None:
+        """Raise RequestError, or note down in the scope who asks."""
+        method, path, access = scope["method"], scope["path"], self._access
+        reads = method in _READING
+        if path in self._anonymous and reads:
+            return  # scrapers and balancers know this machine by any name, and learn no secrets
+        _refuse(foreign.ambiguous(headers), foreign.wrong_host(headers, only_loopback=access.tokens is None))
+        if path in self._open and reads:
+            return
+        if path != "/":  # which may be come to by a link
+            _refuse(foreign.foreign_page(headers, must_say=False))
+        if path in self._open:
+            return
+        admitted = await access.identify(headers, address_of(scope))
+        if not reads:
+            _refuse(foreign.foreign_page(headers, must_say=admitted.right == "page"))
+            if admitted.role == "read":
+                raise RequestError(
+                    403, "read_only", "this token is for reading only", hint="the other one of admin.token_file acts"
+                )
+            _refuse(foreign.wrong_content_type(headers))
+        scope[CALLER] = Caller("tcp", _place(scope), admitted.right)
+        scope[ROLE] = admitted.role
 
-def refuse(method: str, path: str, headers: Mapping[str, str]) -> RequestError | None:
-    """Return why a request over TCP is refused, or None. Header names are in lower case.
-
-    Metrics and health checks are asked for under whatever name a scraper knows this machine by, and tell no secrets.
-    """
-    host = headers.get("host", "")
-    if path.startswith("/v1/") and not _is_loopback(host):
-        return _forbidden(f'the Host header says "{host}"', "use 127.0.0.1, [::1] or localhost")
-    if method in _READING:
-        return None
-    origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != host:
-        return _forbidden(f'a page of "{origin}" asked', "only this proxy's own pages may change anything")
-    site = headers.get("sec-fetch-site")
-    if site is not None and site not in _OWN_PAGE:
-        return _forbidden(f"a {site} page asked", "only this proxy's own pages may change anything")
-    content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if content_type != "application/json":
-        return RequestError(
-            415,
-            "content_type",
-            f'the Content-Type is "{content_type}"',
-            hint="send Content-Type: application/json, also without a body",
+    def _tell(self, scope: Scope, refusal: RequestError) -> None:
+        """In the log, but not as often as somebody likes to ask; whoever has not signed in yet is nobody's trouble."""
+        if refusal.message == NEEDED:
+            return
+        now = trio.current_time()
+        if now - self._told.get(refusal.code, -_QUIET) < _QUIET:
+            return
+        self._told[refusal.code] = now
+        path, client = scope["path"][:100], address_of(scope)
+        log.warning(
+            "request refused", extra=facts(client=client, method=scope["method"], path=path, reason=refusal.message)
         )
-    return None
 
 
-def _forbidden(message: str, hint: str) -> RequestError:
-    return RequestError(403, "forbidden", message, hint=hint)
+def address_of(scope: Scope) -> str:
+    """Where a request comes from, without the port; empty over a Unix socket."""
+    client = scope.get("client")
+    return str(client[0]) if client else ""
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        name = urlsplit(f"//{host}").hostname or ""
-        return name == "localhost" or ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
+def _place(scope: Scope) -> str:
+    host, port = scope.get("client") or ("", 0)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _refuse(*reasons: RequestError | None) -> None:
+    for reason in reasons:
+        if reason is not None:
+            raise reason
+
+
+def _with_headers(send: Send) -> Send:
+    async def with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            given = list(message.get("headers", ()))
+            kept = [] if any(name == b"cache-control" for name, _ in given) else [_NOT_KEPT]
+            message = {**message, "headers": [*given, *_HEADERS, *kept]}
+        await send(message)
+
+    return with_headers

@@ -1,4 +1,4 @@
-"""The API's listening sockets: a Unix socket that only its owner may use, and TCP on loopback."""
+"""The API's listening sockets: a Unix socket that only its owner may use, and TCP."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import struct
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from proxy.errors import AddressInUseError, ProxyError, UsageError
+from proxy.errors import AddressInUseError, ProxyError
 from proxy.kernel import procfs
 from proxy.kernel.unixpath import reachable
 
@@ -52,15 +52,9 @@ def unix_listener(path: Path, opened: socket.socket | None = None) -> Iterator[s
 
 @contextmanager
 def tcp_listener(address: Address, opened: socket.socket | None = None) -> Iterator[socket.socket]:
-    """Listen on a loopback address, on the socket that is `opened` already if there is one.
-
-    Raises UsageError for any other address, AddressInUseError if it is taken.
+    """Listen on an address, on the socket that is `opened` already if there is one. Raises AddressInUseError if it is
+    taken.
     """
-    if address.is_unix or not address.is_loopback:
-        raise UsageError(
-            f"admin.listen = {address} is not a loopback address",
-            hint="the API has no passwords: use 127.0.0.1 or [::1], and a tunnel (ssh -L) from elsewhere",
-        )
     if opened:
         with opened:
             yield opened

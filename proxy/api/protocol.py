@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     import trio
 
+    from proxy.core.caller import Caller
     from proxy.core.requests import SwapRequest
 
 Json = dict[str, Any]
@@ -23,7 +24,7 @@ class Operation(Protocol):
     def id(self) -> int: ...
 
     def describe(self) -> Json:
-        """`{"id", "service", "kind", "from", "to", "generation", "phase", "started"}`."""
+        """`{"id", "service", "kind", "from", "to", "generation", "phase", "started", "by"}`."""
         ...
 
     async def wait(self) -> Json:
@@ -40,33 +41,37 @@ class Control(Protocol):
 
     async def service_status(self, service: str) -> Json: ...
 
-    async def swap(self, service: str, request: SwapRequest) -> Operation: ...
+    async def swap(self, service: str, request: SwapRequest, by: Caller) -> Operation: ...
 
-    async def rollback(self, service: str, *, deadline: float | None = None) -> Operation: ...
+    async def rollback(self, service: str, by: Caller, *, deadline: float | None = None) -> Operation: ...
 
-    async def restart(self, service: str, *, deadline: float | None = None) -> Operation: ...
+    async def restart(self, service: str, by: Caller, *, deadline: float | None = None) -> Operation: ...
 
-    async def pause(self, service: str) -> None: ...
+    async def pause(self, service: str, by: Caller) -> None: ...
 
-    async def resume(self, service: str) -> None: ...
+    async def resume(self, service: str, by: Caller) -> None: ...
 
-    async def reload(self) -> Json:
+    async def reload(self, by: Caller) -> Json:
         """`{"changes": [str], "warnings": [str]}`; ConfigError when the file is not valid, and then nothing changed."""
         ...
 
-    async def upgrade(self) -> Json:
+    async def upgrade(self, by: Caller) -> Json:
         """Begin an upgrade: `{"id", "from", "started"}`. It runs on; its end is told by an event and in the status.
 
         Raises UpgradeInProgressError, SwapInProgressError where an operation has not switched yet, StoppingError.
         """
         ...
 
-    def stop(self, *, now: bool = False) -> None:
+    def stop(self, by: Caller, *, now: bool = False) -> None:
         """Begin the stop; the process exits when it is through."""
         ...
 
     def history(self, service: str | None = None, *, limit: int = 100) -> Sequence[Json]:
-        """Newest last: an operation's result with `kind`, `generation`, `started` and `finished` (Unix time)."""
+        """Newest last: an operation's result with `kind`, `generation`, `by`, `started` and `finished` (Unix time)."""
+        ...
+
+    def actions(self, service: str | None = None, *, limit: int = 100) -> Sequence[Json]:
+        """What was asked for, newest last: `time`, `action`, `service` (None: the proxy), `by` and more."""
         ...
 
     def output_files(self, service: str, version: str) -> Sequence[Path]:
@@ -82,9 +87,10 @@ class Control(Protocol):
         `phase` (`phase`: start, health, switch, drain, stop or bake; `state`: begin or end; `seconds` at the end),
         `drain` (`generation`, `version`, `initial`, `remaining`, `deadline`), and one `result` at the end (`result`:
         the object that `Operation.wait` returns). Others: `backend` (started, exited, restarting), `health`, `worker`,
-        `service` (state), `reload`, `stop`, and `upgrade` with the `id` of one: a `phase` (check, exec, adopt, workers)
-        with `state` and `seconds` as above; a `worker` that was replaced (`old`, `new`, `carried`, `kept`, `pause`); or
-        the `result` at the end. Between exec and adopt the stream breaks, since control becomes another program.
+        `service` (state), `action` (what somebody asked for), `reload`, `stop`, and `upgrade` with the `id` of one: a
+        `phase` (check, exec, adopt, workers) with `state` and `seconds` as above; a `worker` that was replaced (`old`,
+        `new`, `carried`, `kept`, `pause`); or the `result` at the end. Between exec and adopt the stream breaks, since
+        control becomes another program.
         """
         ...
 

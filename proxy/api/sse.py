@@ -12,9 +12,11 @@ from proxy.api.stream import while_wanted
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
+    from proxy.api.live import Live
     from proxy.api.protocol import Control, Json
 
 HEARTBEAT = 15.0  # seconds of silence after which a comment shows that the stream lives
+_RETRY = b"retry: 1000\n\n"  # milliseconds until a browser tries again
 _BATCH = 64  # events that are sent in one piece when they come faster than they go out
 
 _HEADERS = [
@@ -52,6 +54,23 @@ async def _forward(events: trio.MemoryReceiveChannel[Json], send: Send) -> None:
             except trio.EndOfChannel:
                 return
         await send({"type": "http.response.body", "body": chunk, "more_body": True})
+
+
+class LiveStream:
+    """An ASGI response: what the page shows (live.py), from now on."""
+
+    def __init__(self, live: Live, closing: trio.Event) -> None:
+        self._live = live
+        self._closing = closing
+
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+        with self._live.watch() as frames:
+            await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+            await send({"type": "http.response.body", "body": _RETRY, "more_body": True})
+            async with while_wanted(receive, self._closing):
+                async for frame in frames:
+                    await send({"type": "http.response.body", "body": frame, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def _waiting(events: trio.MemoryReceiveChannel[Json]) -> list[Json]:

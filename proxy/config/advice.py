@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from typing import TYPE_CHECKING
 
+from proxy.config import tokens
 from proxy.config.findings import Finding, dotted
+from proxy.config.settings import Admin
 from proxy.config.shortcuts import shortcut
 from proxy.core import placeholders
 
@@ -21,11 +24,30 @@ _SHELL_WORDS = {"&&", "||", "|", ";", "&", ">", ">>", "<", "2>&1", "2>"}
 
 def advise(settings: Settings) -> Iterator[Finding]:
     """Yield a Finding for everything that is worth a second look."""
+    yield from _admin(settings.admin)
     for service in settings.services.values():
         path: Path = ("services", service.name)
         yield from _service(path, service)
         for version in service.versions.values():
             yield from _version((*path, "versions", version.name), version)
+
+
+def _admin(admin: Admin) -> Iterator[Finding]:
+    if admin.listen is None:
+        for key in ("token_file", "tls_cert", "metrics", "allow_commands"):
+            if key in admin.model_fields_set and getattr(admin, key) != Admin.model_fields[key].default:
+                message = "this has no effect without admin.listen: the control socket has its mode"
+                yield Finding(("admin", key), message, 'for example listen = "127.0.0.1:9900"', at_key=True)
+        return
+    if not admin.listen.is_loopback and not admin.tls_cert:
+        message = f"{admin.listen} is reached without TLS: whoever is on the way can read the tokens, and use them"
+        yield Finding(("admin", "listen"), message, "set tls_cert and tls_key")
+    if admin.token_file:
+        with contextlib.suppress(OSError, ValueError):  # what is wrong with the file is said elsewhere
+            known = tokens.read(admin.token_file)
+            if min(len(token) for token in (known.act, known.read) if token) < tokens.SHORT:
+                message = f"a token in {admin.token_file} is shorter than {tokens.SHORT} characters, and can be guessed"
+                yield Finding(("admin", "token_file"), message, tokens.HOW_TO_MAKE.format(path=admin.token_file))
 
 
 def _service(path: Path, service: Service) -> Iterator[Finding]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from proxy.config.findings import Finding
 from proxy.config.suggest import listed, nearest, suggest
+from proxy.config.tokens import HOW_TO_MAKE
 from proxy.core import template
 from proxy.core.address import Address
 
@@ -41,6 +42,7 @@ def check(table: TableDict) -> Iterator[Finding]:
         yield from _health((*path, "health"), _table(service.get("health")))
         for version, recipe in versions.items():
             yield from check_version((*path, "versions", version), recipe, service.get("datapath"))
+    yield from _admin(_table(table.get("admin")))
     yield from _addresses(table, services)
 
 
@@ -52,6 +54,28 @@ def _active(path: Path, active: object, versions: TableDict) -> Iterator[Finding
     question = f'did you mean "{meant}"?' if meant else f'there is only "{next(iter(versions))}"' if not known else ""
     hint = "; ".join(filter(None, [question, known]))
     yield Finding((*path, "active"), f'there is no version "{active}"', hint)
+
+
+def _admin(admin: TableDict) -> Iterator[Finding]:
+    """Nobody from elsewhere may act without showing who they are."""
+    has_tokens = not _is_unset(admin, "token_file")
+    for path, address in _parsed(("admin", "listen"), admin.get("listen")):
+        if not has_tokens and not address.is_loopback:
+            yield Finding(
+                path,
+                f'"{address}" can be reached from other machines, which takes a token_file',
+                f'{HOW_TO_MAKE.format(path="tokens")}, and token_file = "tokens" in [admin]; '
+                f'or listen on "127.0.0.1:{address.port}"',
+            )
+    if admin.get("metrics") == "token" and not has_tokens:
+        yield Finding(("admin", "metrics"), '"token" needs a token_file', 'set token_file, or metrics = "open"')
+    for key, other in (("tls_cert", "tls_key"), ("tls_key", "tls_cert")):
+        if not _is_unset(admin, key) and _is_unset(admin, other):
+            yield Finding(("admin", key), f"{key} needs {other}", "TLS takes a certificate and its key", at_key=True)
+
+
+def _is_unset(table: TableDict, key: str) -> bool:
+    return bool(table.get(key, "") == "")
 
 
 def _health(path: Path, health: TableDict) -> Iterator[Finding]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from proxy.config.settings import Service, Settings, Version
     from proxy.core.address import Address
 
-_NEEDS_RESTART = ("state_dir", "workers", "admin.socket", "admin.listen", "steering.marks")
+_NEEDS_RESTART = ("state_dir", "workers", "steering.marks")
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ def diff(old: Settings, new: Settings) -> Diff:
         added=_missing_from(old.services, new.services),
         removed=_missing_from(new.services, old.services),
         changed=tuple(service for service in services if service),
-        settings=tuple(change for change in changes if change.key not in _NEEDS_RESTART),
-        needs_restart=tuple(change for change in changes if change.key in _NEEDS_RESTART),
+        settings=tuple(change for change in changes if not _needs_restart(change)),
+        needs_restart=tuple(change for change in changes if _needs_restart(change)),
     )
 
 
@@ -129,6 +129,10 @@ def service_diff(old: Service, new: Service) -> ServiceDiff:
             *_changes(old.drain, new.drain, prefix="drain."),
         ),
     )
+
+
+def _needs_restart(change: Change) -> bool:
+    return change.key in _NEEDS_RESTART or change.key.startswith("admin.")
 
 
 def _from_when(change: Change) -> str:

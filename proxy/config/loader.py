@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import ValidationError
 
-from proxy.config import paths
+from proxy.config import admin_files, paths
 from proxy.config.advice import advise
 from proxy.config.checks import check
 from proxy.config.keys import unknown_key
@@ -16,10 +16,11 @@ from proxy.config.source import Source
 from proxy.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from proxy.config.findings import Finding
+    from proxy.config.settings import Admin
 
 
 class Examined(NamedTuple):
@@ -40,20 +41,21 @@ def load(path: Path) -> Settings:
 
 def examine(path: Path) -> Examined:
     """Do what `load` does, and look for what is valid but unwise."""
-    return _examine(Source.read(path), path)
+    return _examine(Source.read(path), path, admin_files.check)
 
 
 def examine_text(text: str, path: Path) -> Examined:
-    """Do what `examine` does with what the file at `path` said some time ago."""
+    """Do what `examine` does with what the file at `path` said some time ago; which files there were is past."""
     return _examine(Source.parse(text, str(path)), path)
 
 
-def _examine(source: Source, path: Path) -> Examined:
+def _examine(source: Source, path: Path, more: Callable[[Admin], Iterator[Finding]] | None = None) -> Examined:
     findings = [*_reserved(source.table), *check(source.table)]
     try:
         settings = Settings.model_validate(_completed(source.table, path), context={"folder": path.absolute().parent})
     except ValidationError as error:
         raise ConfigError(source.problems([*findings, *translate(error)])) from error
+    findings += more(settings.admin) if more else ()
     if findings:
         raise ConfigError(source.problems(findings))
     return Examined(settings, source.problems(advise(settings)), source.text)

@@ -28,6 +28,7 @@ Owner = Literal["self", "any"]
 SignalAt = Literal["end", "start"]
 Output = Literal["file", "inherit"]
 Forwarded = Literal["off", "append", "replace"]
+Metrics = Literal["open", "token"]
 
 
 def _positive(seconds: float) -> float:
@@ -56,6 +57,7 @@ AdminListen = Annotated[Address | None, PlainValidator(values.admin_address, jso
 Statuses = Annotated[StatusRanges, PlainValidator(values.statuses, json_schema_input_type=str | int), AsWritten]
 MarkRange = Annotated[Marks, PlainValidator(values.mark_range, json_schema_input_type=str), AsWritten]
 AbsolutePath = Annotated[Path, PlainValidator(values.absolute_path, json_schema_input_type=str)]
+MaybeFile = Annotated[Path | None, PlainValidator(values.maybe_path, json_schema_input_type=str)]
 Folder = Annotated[Path, PlainValidator(values.folder_path, json_schema_input_type=str)]
 Variable = Annotated[str, BeforeValidator(values.variable)]
 VariableValue = Annotated[str, BeforeValidator(values.variable_value)]
@@ -92,7 +94,24 @@ class Admin(Table):
     $XDG_RUNTIME_DIR/proxyctl/control.sock, or control.sock in state_dir."""
 
     listen: AdminListen = Field(default=None, json_schema_extra={"default": ""})
-    """A loopback address for /metrics, /livez, /readyz and the API, such as "127.0.0.1:9900". Empty: none."""
+    """Where the admin page is, /metrics, /livez, /readyz and the API: an address such as "127.0.0.1:9900". Empty:
+    nowhere. What other machines can reach needs token_file, and should have tls_cert and tls_key."""
+
+    token_file: MaybeFile = Field(default=None, json_schema_extra={"default": ""})
+    """A file with the token for acting in its first line, and one for reading only in its second. Nobody else may read
+    it (mode 0600). An edit of it counts at once. Empty: everybody on this machine may read and act."""
+
+    tls_cert: MaybeFile = Field(default=None, json_schema_extra={"default": ""})
+    """The certificate (PEM, with its chain) to use TLS at `listen` with. An edit of it counts for new connections."""
+
+    tls_key: MaybeFile = Field(default=None, json_schema_extra={"default": ""})
+    """Its private key (PEM, without a password)."""
+
+    metrics: Annotated[Metrics, _choice(Metrics)] = "open"
+    """"open": everybody who reaches `listen` may scrape /metrics; "token": only with a token."""
+
+    allow_commands: YesOrNo = False
+    """Whether a swap that is asked for at `listen` may bring a command of its own: that runs whatever it says."""
 
 
 class Steering(Table):

@@ -15,6 +15,7 @@ import trio
 from proxy import __version__, config
 from proxy.config.suggest import nearest
 from proxy.control import clock, inherited, listeners, lock, output, reaper, relief, running, sample
+from proxy.control.audit import Audit
 from proxy.control.counters import CountersFile
 from proxy.control.deps import Deps
 from proxy.control.ending import Ending
@@ -32,6 +33,7 @@ from proxy.control.traffic import name_of
 from proxy.control.trouble import Troubles
 from proxy.control.upgrade import HELD_SIGNALS, Upgrade
 from proxy.control.workers import WorkerPool
+from proxy.core.caller import Caller
 from proxy.errors import ConfigError, ProxyError, StoppingError, UnknownServiceError
 from proxy.kernel import nofile
 from proxy.kernel.sd_notify import Notifier
@@ -97,6 +99,7 @@ class App:
             state_dir=state_dir,
             bus=bus,
             history=History(state_dir / "history.jsonl", troubles),
+            audit=Audit(History(state_dir / "audit.jsonl", troubles), bus),
             metrics=metrics,
             pool=pool,
             steering=steering,
@@ -152,6 +155,7 @@ class App:
         """Read what was put down, and find what runs."""
         self.deps.state.load()
         self.deps.history.load()
+        self.deps.audit.entries.load()
         self._go_back_to_earlier_config()
         found = await running.look(self.deps.state.state, self.settings, handed_on)
         if found.how == "first":
@@ -173,7 +177,14 @@ class App:
             self.services[settings.name] = Service(settings, deps)
         self._bind_all(handed_on, is_first=found.how == "first")
         self._find_steered(found)
-        for background in (self.manager.run, reaper.run, deps.state.run, deps.history.run, deps.counters.run):
+        for background in (
+            self.manager.run,
+            reaper.run,
+            deps.state.run,
+            deps.history.run,
+            deps.audit.entries.run,
+            deps.counters.run,
+        ):
             nursery.start_soon(background)
         nursery.start_soon(clock.watch, deps.troubles)
         nursery.start_soon(partial(output.keep_rotated, deps.state_dir, troubles=deps.troubles))
@@ -230,7 +241,7 @@ class App:
         """Apply what has changed in the config while no control process was there."""
         if self.deps.state.state.config != self._examined.text:
             try:
-                await self._reload.apply(self._examined, handed_on)
+                await self._reload.apply(self._examined, Caller("config", "a start"), handed_on)
             except ProxyError as error:
                 log.error("the changed config is not applied", extra=facts(reason=error.message, hint=error.hint))
 
@@ -329,36 +340,37 @@ class App:
             task_status.started()
             told_to_stop = False
             async for number in signals:
+                by = Caller("signal", signal.Signals(number).name)
                 if number in stops:
-                    self.stop(now=told_to_stop)
+                    self.stop(by, now=told_to_stop)
                     told_to_stop = True
                 elif not self._started.is_set():
                     log.warning("signal ignored: the proxy is still starting", extra=facts(signal=number))
                 elif number == signal.SIGHUP:
-                    self.nursery.start_soon(self._reload_on_signal)
+                    self.nursery.start_soon(self._reload_on_signal, by)
                 elif number == signal.SIGUSR1:
-                    self._restart_all()
+                    self._restart_all(by)
                 else:
-                    self._upgrade_on_signal()
+                    self._upgrade_on_signal(by)
 
-    async def _reload_on_signal(self) -> None:
+    async def _reload_on_signal(self, by: Caller) -> None:
         try:
-            await self.reload()
+            await self.reload(by)
         except ProxyError as error:
             log.error("reload failed; nothing changed", extra=facts(reason=error.message))
         except Exception:
             log.exception("reload failed")  # whatever it is, what serves goes on serving
 
-    def _upgrade_on_signal(self) -> None:
+    def _upgrade_on_signal(self, by: Caller) -> None:
         try:
-            self._upgrade.begin()
+            self._upgrade.begin(by)
         except ProxyError as error:
             log.error("upgrade refused", extra=facts(reason=error.message))
 
-    def _restart_all(self) -> None:
+    def _restart_all(self, by: Caller) -> None:
         for service in self.services.values():
             try:
-                service.restart(deadline=None)
+                service.restart(by=by)
             except ProxyError as error:
                 log.error("restart refused", extra=facts(service=service.name, reason=error.message))
 
@@ -425,36 +437,37 @@ class App:
         await self._refresh()
         return found.describe()
 
-    async def swap(self, service: str, request: SwapRequest) -> Operation:
-        return await self._on_file(self._service(service).swap(request))
+    async def swap(self, service: str, request: SwapRequest, by: Caller) -> Operation:
+        return await self._on_file(self._service(service).swap(request, by))
 
-    async def rollback(self, service: str, *, deadline: float | None = None) -> Operation:
-        return await self._on_file(self._service(service).rollback(deadline=deadline))
+    async def rollback(self, service: str, by: Caller, *, deadline: float | None = None) -> Operation:
+        return await self._on_file(self._service(service).rollback(deadline=deadline, by=by))
 
-    async def restart(self, service: str, *, deadline: float | None = None) -> Operation:
-        return await self._on_file(self._service(service).restart(deadline=deadline))
+    async def restart(self, service: str, by: Caller, *, deadline: float | None = None) -> Operation:
+        return await self._on_file(self._service(service).restart(deadline=deadline, by=by))
 
     async def _on_file(self, operation: Operation) -> Operation:
         """Whoever is told that it was accepted will find out how it ended, whatever becomes of this process."""
         await self.deps.state.flush()
         return operation
 
-    async def pause(self, service: str) -> None:
-        await self._service(service).pause()
+    async def pause(self, service: str, by: Caller) -> None:
+        await self._service(service).pause(by)
 
-    async def resume(self, service: str) -> None:
-        await self._service(service).resume()
+    async def resume(self, service: str, by: Caller) -> None:
+        await self._service(service).resume(by)
 
-    async def reload(self) -> Json:
+    async def reload(self, by: Caller) -> Json:
         if self._stopping.is_set():
             raise StoppingError("the proxy is stopping", hint="`proxyctl run` starts it again")
         with self.manager.reloading():
-            return await self._reload.perform()
+            return await self._reload.perform(by)
 
-    async def upgrade(self) -> Json:
-        return self._upgrade.begin()
+    async def upgrade(self, by: Caller) -> Json:
+        return self._upgrade.begin(by)
 
-    def stop(self, *, now: bool = False) -> None:
+    def stop(self, by: Caller, *, now: bool = False) -> None:
+        self.deps.audit.note("stop", by, now=now or None)
         self._stopping.set()
         if now:
             self._now.set()
@@ -465,6 +478,9 @@ class App:
         if service is not None:
             self._service(service)
         return self.deps.history.of(service, limit=limit)
+
+    def actions(self, service: str | None = None, *, limit: int = 100) -> Sequence[Json]:
+        return self.deps.audit.entries.of(service, limit=limit)
 
     def output_directory(self, service: str, version: str) -> Path:
         self._service(service)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from proxy.control.audit import Audit
     from proxy.control.counters import CountersFile
     from proxy.control.ending import Ending
     from proxy.control.events import Bus
@@ -27,6 +28,7 @@ class Deps:
     state_dir: Path
     bus: Bus
     history: History
+    audit: Audit
     metrics: Metrics
     pool: WorkerPool
     steering: Steering

@@ -1,4 +1,6 @@
-"""What was swapped, when, how long each phase took and how it ended: one JSON line for each operation."""
+"""What was swapped, when, how long each phase took and how it ended: one JSON line for each operation. What people
+asked for (`audit.py`) is kept in the same way, in a file of its own.
+"""
 
 from __future__ import annotations
 
@@ -107,11 +109,11 @@ class History:
                 self._append()
         except OSError as error:
             text = f"history cannot be written to {self.path}: {disk.reason(error)}"
-            self._troubles.set("history", text, disk.hint(error, self.path.parent))
+            self._troubles.set("history", text, disk.hint(error, self.path.parent), about=self.path.name)
             self._failed.set()
             return False
         self._unwritten.clear()
-        self._troubles.clear("history")
+        self._troubles.clear("history", self.path.name)
         if self._failed.is_set():  # otherwise `run` waits for this very one
             self._failed = trio.Event()
         return True
@@ -148,7 +150,7 @@ class History:
         except OSError as error:
             text += f"; it could not be set aside: {disk.reason(error)}"
             self._damaged = True  # what is there is not appended to
-        self._troubles.set("history", text, about="set aside", lasts=_AN_HOUR)
+        self._troubles.set("history", text, about=f"{self.path.name} set aside", lasts=_AN_HOUR)
 
 
 def _tail(descriptor: int) -> tuple[bytes, bool]:

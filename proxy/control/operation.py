@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from proxy.control.state import OperationRecord
+from proxy.core.caller import NOBODY, Caller
 from proxy.errors import ProxyError, StartError
 from proxy.logs import facts
 
@@ -28,7 +29,16 @@ _REPORTED = ("start", "health", "switch", "drain", "stop")
 class Operation:
     """Runs on, whoever waits for it. `result` is set once, at the end; then `wait` returns it."""
 
-    def __init__(self, number: int, kind: str, service: str, origin: str | None, target: str, deps: Deps) -> None:
+    def __init__(
+        self,
+        number: int,
+        kind: str,
+        service: str,
+        origin: str | None,
+        target: str,
+        deps: Deps,
+        by: Caller = NOBODY,
+    ) -> None:
         self.drain_limit = 0.0  # seconds
         self.old: int | None = None  # the generation it leads away from, once it has switched
         self.baked_until: float | None = None  # by time.monotonic()
@@ -38,6 +48,7 @@ class Operation:
         self.overlap: float | None = None  # for how many seconds, at most, both generations accepted (inheriting.py)
         self.on_change: Callable[[], None] = lambda: None
         self.id = number
+        self.by = by
         self.kind = kind
         self.service = service
         self.origin = origin
@@ -55,7 +66,8 @@ class Operation:
     @classmethod
     def resume(cls, record: OperationRecord, service: str, deps: Deps) -> Operation:
         """Go on with one that another control process began."""
-        operation = cls(record.id, record.kind, service, record.origin, record.target, deps)
+        by = Caller.from_description(record.by)
+        operation = cls(record.id, record.kind, service, record.origin, record.target, deps, by)
         operation.drain_limit, operation.old = record.drain_limit, record.old
         operation.baked_until, operation.undone = record.baked_until, record.undone
         operation.drained, operation.forced = record.drained, record.forced
@@ -80,6 +92,7 @@ class Operation:
             undone=self.undone,
             drained=self.drained,
             forced=self.forced,
+            by=self.by.describe(),
         )
 
     def has_switched(self, old: int, bake: float) -> None:
@@ -97,6 +110,7 @@ class Operation:
             "generation": self.generation,
             "phase": self.current,
             "started": round(self.began, 3),
+            "by": self.by.describe(),
         }
 
     async def wait(self) -> Json:
@@ -163,6 +177,7 @@ class Operation:
             "generation": self.generation,
             "started": round(self.began, 3),
             "finished": round(time.time(), 3),
+            "by": self.by.describe(),
         }
         self._deps.metrics.swapped(self.service, result)
         self._deps.history.add(self.result)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from proxy.control import swap
 from proxy.control.operation import Operation
+from proxy.core.caller import NOBODY
 from proxy.errors import (
     AlreadyActiveError,
+    ConflictError,
     NoPreviousGenerationError,
     ProxyError,
     StoppingError,
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from proxy.control.drain import Departure
     from proxy.control.service import Service
     from proxy.control.state import OperationRecord
+    from proxy.core.caller import Caller
     from proxy.core.requests import SwapRequest
 
 Story = Callable[["Service", Operation], Awaitable[None]]
@@ -44,7 +48,7 @@ class Operations:
 
     # What users ask for. Each is refused with a ProxyError, or runs on in the background.
 
-    def swap(self, nursery: trio.Nursery, request: SwapRequest) -> Operation:
+    def swap(self, nursery: trio.Nursery, request: SwapRequest, by: Caller = NOBODY) -> Operation:
         self._admit()
         service, name = self._service, request.version
         if service.active and service.active.version.name == name:
@@ -54,20 +58,25 @@ class Operations:
             )
         catalog = service.catalog
         version = catalog.learn(name, request.command) if request.command else catalog.find(name)
-        return self._begin(nursery, "swap", name, self._limit(request.deadline), partial(swap.swap, version=version))
+        operation = self._begin(nursery, "swap", name, partial(swap.swap, version=version), request.deadline, by)
+        command = shlex.join(request.command) if request.command else None
+        self._note(operation, version=name, deadline=request.deadline, command=command)
+        return operation
 
-    def restart(self, nursery: trio.Nursery, deadline: float | None) -> Operation:
+    def restart(self, nursery: trio.Nursery, deadline: float | None, by: Caller = NOBODY) -> Operation:
         self._admit()
         service = self._service
         if not service.active:
-            raise ProxyError(
+            raise ConflictError(
                 f"{service.name} has no active version to restart", hint="`proxyctl swap VERSION` starts one"
             )
         running = service.active.version
         version = service.catalog.get(running.name) or running
-        return self._begin(nursery, "restart", running.name, self._limit(deadline), partial(swap.swap, version=version))
+        operation = self._begin(nursery, "restart", running.name, partial(swap.swap, version=version), deadline, by)
+        self._note(operation, version=running.name, deadline=deadline)
+        return operation
 
-    def rollback(self, nursery: trio.Nursery, deadline: float | None) -> Operation:
+    def rollback(self, nursery: trio.Nursery, deadline: float | None, by: Caller = NOBODY) -> Operation:
         """Back to the previous generation itself where it still runs, else to a new one by the same recipe."""
         self._admit()
         service = self._service
@@ -81,7 +90,9 @@ class Operations:
         story: Story = (
             partial(swap.switch_back, previous=alive) if alive else partial(swap.swap, version=previous.version)
         )
-        return self._begin(nursery, "rollback", previous.version.name, self._limit(deadline), story)
+        operation = self._begin(nursery, "rollback", previous.version.name, story, deadline, by)
+        self._note(operation, version=previous.version.name, deadline=deadline)
+        return operation
 
     # What the operations themselves, and the end of the service, need.
 
@@ -135,15 +146,18 @@ class Operations:
                 hint="`proxyctl status --watch` shows it; ask again when it has switched or failed",
             )
 
-    def _limit(self, deadline: float | None) -> float:
-        return self._service.settings.drain.deadline if deadline is None else deadline
+    def _note(self, operation: Operation, **what: Any) -> None:
+        self._deps.audit.note(operation.kind, operation.by, service=operation.service, operation=operation.id, **what)
 
-    def _begin(self, nursery: trio.Nursery, kind: str, target: str, limit: float, story: Story) -> Operation:
+    def _begin(
+        self, nursery: trio.Nursery, kind: str, target: str, story: Story, deadline: float | None, by: Caller
+    ) -> Operation:
+        """`deadline` None: the config's."""
         active, state = self._service.active, self._deps.state.state
         origin = active.version.name if active else None
-        operation = Operation(state.next_operation, kind, self._service.name, origin, target, self._deps)
+        operation = Operation(state.next_operation, kind, self._service.name, origin, target, self._deps, by)
         state.next_operation += 1
-        operation.drain_limit = limit
+        operation.drain_limit = self._service.settings.drain.deadline if deadline is None else deadline
         self.starting = operation
         extra = facts(service=operation.service, kind=kind, origin=origin, to=target)
         log.info("operation begins", extra=extra)

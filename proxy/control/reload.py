@@ -12,7 +12,7 @@ from proxy.config.diff import Diff, ServiceDiff, diff
 from proxy.control import listeners
 from proxy.control.service import Service
 from proxy.core.requests import SwapRequest
-from proxy.errors import ProxyError
+from proxy.errors import ConflictError, ProxyError
 from proxy.logs import facts
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from proxy.control.app import App
     from proxy.control.inherited import Inherited
     from proxy.core.address import Address
+    from proxy.core.caller import Caller
 
 log = logging.getLogger(__name__)
 
@@ -35,14 +36,14 @@ class Reload:
         self._app = app
         self._lock = trio.Lock()
 
-    async def perform(self) -> dict[str, Any]:
+    async def perform(self, by: Caller) -> dict[str, Any]:
         """Read the file again and apply it. Returns `{"changes": [str], "warnings": [str]}`.
 
         Raises ConfigError, or what listeners.bind raises; then nothing has changed.
         """
-        return await self.apply(await trio.to_thread.run_sync(config.examine, self._app.settings.path))
+        return await self.apply(await trio.to_thread.run_sync(config.examine, self._app.settings.path), by)
 
-    async def apply(self, examined: Examined, inherited: Inherited | None = None) -> dict[str, Any]:
+    async def apply(self, examined: Examined, by: Caller, inherited: Inherited | None = None) -> dict[str, Any]:
         """Do what `perform` does with a file that was read. Listeners that were `inherited` need not be opened."""
         async with self._lock:
             app, new = self._app, examined.settings
@@ -52,6 +53,7 @@ class Reload:
             change = diff(app.settings, new)
             _refuse_hasty(change, app.services)
             opened = _bind(change, new, inherited)
+            app.deps.audit.note("reload", by, changes=len(change.sentences))
             app.settings = new.model_copy(update=kept)
             warnings = [*change.warnings, *map(str, examined.warnings)]
             for name in change.removed:
@@ -60,7 +62,7 @@ class Reload:
                 await app.services[service.name].reconfigure(
                     new.services[service.name], {str(address): opened[address] for address in service.listen_added}
                 )
-                warnings += self._follow_up(service)
+                warnings += self._follow_up(service, by)
             for name in change.added:
                 service_added = Service(new.services[name], app.deps)
                 service_added.listeners = {str(address): opened[address] for address in new.services[name].listen}
@@ -72,14 +74,14 @@ class Reload:
             app.deps.bus.publish("reload", changes=changes, warnings=warnings)
             return {"changes": changes, "warnings": warnings}
 
-    def _follow_up(self, change: ServiceDiff) -> list[str]:
+    def _follow_up(self, change: ServiceDiff, by: Caller) -> list[str]:
         """Swap where `active` was edited; say what the reload alone does not bring about."""
         service = self._app.services[change.name]
         active = service.active.version.name if service.active else None
         warnings = []
         if change.active and change.active.new != active:
             try:
-                service.swap(SwapRequest(change.active.new))
+                service.swap(SwapRequest(change.active.new), by)
             except ProxyError as error:
                 warnings.append(f"{change.name}: `active` was edited, but: {error.message}")
         elif active in change.versions_changed:
@@ -95,7 +97,7 @@ class Reload:
 def _refuse_hasty(change: Diff, services: Mapping[str, Service]) -> None:
     for name in change.added:
         if name in services:
-            raise ProxyError(
+            raise ConflictError(
                 f"{name} was removed and is still draining, so it cannot be added again yet",
                 hint="`proxyctl reload` again when `proxyctl status` no longer shows it",
             )

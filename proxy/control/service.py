@@ -17,7 +17,8 @@ from proxy.control.operations import Operations
 from proxy.control.previous import Previous
 from proxy.control.recipe import dump_recipe
 from proxy.control.state import ServiceRecord
-from proxy.errors import ProxyError
+from proxy.core.caller import NOBODY
+from proxy.errors import ConflictError
 from proxy.logs import facts
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from proxy.control.operation import Operation
     from proxy.control.state import DepartureRecord, GenerationRecord, OperationRecord
     from proxy.core.address import Address
+    from proxy.core.caller import Caller
     from proxy.core.requests import SwapRequest
 
 Json = dict[str, Any]
@@ -190,25 +192,27 @@ class Service:
 
     # Requests.
 
-    def swap(self, request: SwapRequest) -> Operation:
-        return self.operations.swap(self._nursery, request)
+    def swap(self, request: SwapRequest, by: Caller = NOBODY) -> Operation:
+        return self.operations.swap(self._nursery, request, by)
 
-    def restart(self, *, deadline: float | None = None) -> Operation:
-        return self.operations.restart(self._nursery, deadline)
+    def restart(self, *, deadline: float | None = None, by: Caller = NOBODY) -> Operation:
+        return self.operations.restart(self._nursery, deadline, by)
 
-    def rollback(self, *, deadline: float | None = None) -> Operation:
-        return self.operations.rollback(self._nursery, deadline)
+    def rollback(self, *, deadline: float | None = None, by: Caller = NOBODY) -> Operation:
+        return self.operations.rollback(self._nursery, deadline, by)
 
-    async def pause(self) -> None:
+    async def pause(self, by: Caller = NOBODY) -> None:
         if not self._workers_accept:
-            raise ProxyError(
+            raise ConflictError(
                 f"{self.name} cannot be paused: its backends accept on the public listener themselves",
                 hint='`datapath = "relay"` or "steer" lets the proxy hold connections',
             )
+        self._deps.audit.note("pause", by, service=self.name)
         self.paused = True
         await self._pause_changed()
 
-    async def resume(self) -> None:
+    async def resume(self, by: Caller = NOBODY) -> None:
+        self._deps.audit.note("resume", by, service=self.name)
         self.paused = False
         await self._pause_changed()
 
@@ -416,6 +420,8 @@ class Service:
             "state": self.state,
             "active": self.active.version.name if self.active else None,
             "versions": self.catalog.names,
+            "previous": self.previous.version.name if self.previous else None,
+            "deadline": self.settings.drain.deadline,
             "operation": self.operations.starting.describe() if self.operations.starting else None,
             "generations": [
                 {

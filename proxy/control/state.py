@@ -15,9 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from proxy.control.record import Record as BackendRecord  # noqa: TC001  # pydantic looks at it when it runs
 from proxy.kernel import procfs
 
-FORMAT = 3
-# Format 1 had no operations, no recipes and no departures, format 2 no generations that inherit: all have defaults.
-READS = frozenset({1, 2, FORMAT})
+FORMAT = 4
+# What later formats have beside format 1 has defaults: operations, recipes and departures (2), generations that inherit
+# (3), who asked for an operation (4).
+READS = frozenset({1, 2, 3, FORMAT})
 
 Json = dict[str, Any]
 
@@ -67,7 +68,7 @@ class GenerationRecord(_Model):
 
 class OperationRecord(_Model):
     """An operation that has not ended. `old` is the generation that it leads away from, known once it has switched;
-    `baked_until` a monotonic time; `undone` why it went back.
+    `baked_until` a monotonic time; `undone` why it went back; `by` who asked for it (core/caller.py).
     """
 
     id: int
@@ -84,6 +85,7 @@ class OperationRecord(_Model):
     undone: str = ""
     drained: int = 0
     forced: int = 0
+    by: dict[str, str] = Field(default_factory=dict)
 
 
 class ServiceRecord(_Model):

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from proxy.control.app import App
+    from proxy.core.caller import Caller
 
 Json = dict[str, Any]
 
@@ -63,7 +64,7 @@ class Upgrade:
             return None
         return {"id": record.id, "phase": self._phase, "from": record.old, "started": round(record.began, 3)}
 
-    def begin(self) -> Json:
+    def begin(self, by: Caller) -> Json:
         """Start one, in the background. Raises ProxyError where that cannot be now."""
         app = self._app
         if app.is_stopping:
@@ -82,6 +83,7 @@ class Upgrade:
         )
         state.next_operation += 1
         self._relieved = []
+        app.deps.audit.note("upgrade", by, upgrade=self._record.id)
         app.nursery.start_soon(self._perform, self._record)
         return {"id": self._record.id, "from": __version__, "started": round(self._record.began, 3)}
 

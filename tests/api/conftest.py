@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 
 from proxy.api.server import serve
+from proxy.config import Admin
 from proxy.core.address import Address
 from tests.ask import Api
 from tests.fakes import FakeControl
@@ -32,19 +33,30 @@ def over() -> trio.Event:
 
 
 @pytest.fixture
+def admin_keys() -> dict[str, Any]:
+    """What [admin] has beside where it listens; a test, or its class, may have it otherwise."""
+    return {}
+
+
+@pytest.fixture
 async def api(
-    control: FakeControl, shutdown: trio.Event, over: trio.Event, tmp_path: Path, nursery: trio.Nursery
+    control: FakeControl,
+    admin_keys: dict[str, Any],
+    shutdown: trio.Event,
+    over: trio.Event,
+    tmp_path: Path,
+    nursery: trio.Nursery,
 ) -> AsyncIterator[Api]:
     """The real server in front of a fake control; `shutdown` ends it, and then it sets `over`."""
-    path = tmp_path / "run" / "control.sock"
-    listen = Address("127.0.0.1", free_port())
+    path, port = tmp_path / "run" / "control.sock", free_port()
+    admin = Admin(socket=path, listen=Address("127.0.0.1", port), **admin_keys)
 
     async def run(task_status: trio.TaskStatus[None]) -> None:
-        await serve(control, socket=path, listen=listen, shutdown=shutdown, task_status=task_status)
+        await serve(control, admin=admin, shutdown=shutdown, task_status=task_status)
         over.set()
 
     await nursery.start(run)
-    yield Api(path, listen.port)
+    yield Api(path, port)
     shutdown.set()
 
 

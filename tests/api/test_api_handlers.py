@@ -116,7 +116,9 @@ async def test_history_is_filtered_and_limited(api: Api, control: FakeControl) -
     control.entries = [{"service": "web", "to": "v2"}, {"service": "db", "to": "p2"}, {"service": "web", "to": "v3"}]
     assert [entry["to"] for entry in (await api.get("/v1/history")).json["history"]] == ["v2", "p2", "v3"]
     assert [entry["to"] for entry in (await api.get("/v1/history?service=web&limit=1")).json["history"]] == ["v3"]
-    assert (await api.get("/v1/history?limit=0")).json == {"history": []}
+    control.done = [{"action": "pause", "service": "web"}, {"action": "reload", "service": None}]
+    assert [each["action"] for each in (await api.get("/v1/history?limit=1")).json["actions"]] == ["reload"]
+    assert (await api.get("/v1/history?limit=0")).json == {"history": [], "actions": []}
 
 
 @pytest.mark.parametrize(

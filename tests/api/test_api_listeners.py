@@ -11,7 +11,7 @@ import pytest
 
 from proxy.api.listeners import tcp_listener, unix_listener
 from proxy.core.address import Address
-from proxy.errors import AddressInUseError, ProxyError, UsageError
+from proxy.errors import AddressInUseError, ProxyError
 from proxy.kernel.unixpath import reachable
 
 if TYPE_CHECKING:
@@ -111,12 +111,6 @@ def test_a_folder_that_cannot_be_made_is_an_error_with_a_way_out(tmp_path: Path)
         pass
     assert "cannot listen on the control socket" in raised.value.message
     assert "--socket" in raised.value.hint
-
-
-@pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0", "10.0.0.1:9900", "unix:/run/x.sock"])
-def test_tcp_is_for_this_machine_only(address: str) -> None:
-    with pytest.raises(UsageError, match="not a loopback address"), tcp_listener(Address.parse(address)):
-        pass
 
 
 def test_a_taken_port_is_named() -> None:

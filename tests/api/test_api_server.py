@@ -11,9 +11,12 @@ import pytest
 import trio
 
 from proxy.api import connection, server
+from proxy.config import Admin
+from proxy.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
     from tests.ask import Api
     from tests.fakes import FakeControl
@@ -154,3 +157,12 @@ def _link(name: str) -> str:
         return os.readlink(f"/proc/self/fd/{name}")
     except FileNotFoundError:
         return ""
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0", "10.0.0.1:9900"])
+async def test_nobody_elsewhere_gets_in_without_a_token_whatever_the_config_was_taken_for(
+    control: FakeControl, shutdown: trio.Event, tmp_path: Path, listen: str
+) -> None:
+    admin = Admin(socket=tmp_path / "control.sock", listen=listen)
+    with pytest.raises(UsageError, match="takes a token_file"):
+        await server.serve(control, admin=admin, shutdown=shutdown)

@@ -8,6 +8,7 @@ import trio
 
 from proxy.api.server import serve
 from proxy.cli import perform
+from proxy.config import Admin
 from tests.fakes import FakeControl
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class FakeProxy:
             self._ready.set()
 
     async def _serve(self, task_status: trio.TaskStatus[None]) -> None:
-        await serve(self.control, socket=self.socket, shutdown=self._shutdown, task_status=task_status)
+        await serve(self.control, admin=Admin(socket=self.socket), shutdown=self._shutdown, task_status=task_status)
 
     def start(self) -> None:
         """Also once more after `end`, with the same control."""

@@ -71,7 +71,7 @@ def test_the_end_of_the_api_is_not_taken_for_the_end_of_the_process(
     monkeypatch: pytest.MonkeyPatch,
     proxyctl: Callable[..., Result],
 ) -> None:
-    proxy.control.stop = lambda **_: threading.Thread(target=proxy.end).start()  # type: ignore[method-assign]
+    proxy.control.stop = lambda *_, **__: threading.Thread(target=proxy.end).start()  # type: ignore[method-assign]
     tell, silent = stop._tell, 0
 
     def watched(client: Client, told: str) -> str:
@@ -94,7 +94,7 @@ def test_a_proxy_of_another_pid_namespace_is_gone_when_nobody_answers(
 ) -> None:
     """Its status says process 1; that one here is another."""
     assert proxy.control.state["proxy"]["pid"] == 1
-    proxy.control.stop = lambda **_: threading.Thread(target=proxy.end).start()  # type: ignore[method-assign]
+    proxy.control.stop = lambda *_, **__: threading.Thread(target=proxy.end).start()  # type: ignore[method-assign]
     result = proxyctl("stop")
     assert (result.code, result.out.splitlines()[-1]) == (0, "the proxy has stopped")
 

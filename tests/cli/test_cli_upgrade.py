@@ -23,6 +23,7 @@ from tests.fakes import upgrade_result
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from proxy.core.caller import Caller
     from tests.cli.conftest import FakeProxy, Result
 
 PROXYCTL = [sys.executable, "-P", "-m", "proxy.cli"]
@@ -47,8 +48,8 @@ def after_begin(proxy: FakeProxy, act: Callable[[], Any]) -> None:
     """Let something happen in a thread once the upgrade was accepted."""
     upgrade = proxy.control.upgrade
 
-    async def accepted() -> Any:
-        begun = await upgrade()
+    async def accepted(by: Caller) -> Any:
+        begun = await upgrade(by)
         threading.Thread(target=act).start()
         return begun
 

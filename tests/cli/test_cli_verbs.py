@@ -58,7 +58,7 @@ def test_history_is_a_table_with_reasons(proxy: FakeProxy, proxyctl: Callable[..
     assert reason == "  exited with status 1"
     assert " - " not in first
     assert proxyctl("history", "-n", "1").out.count("\n") == 3
-    assert json.loads(proxyctl("history", "--json").out) == {"history": proxy.control.entries}
+    assert json.loads(proxyctl("history", "--json").out) == {"history": proxy.control.entries, "actions": []}
     assert proxyctl("history", "--service", "d b").out == "nothing has been swapped yet\n"
 
 

@@ -36,7 +36,7 @@ def test_attributes_that_are_no_keys_are_not_suggested() -> None:
         (("balance",), "least", '"balance" belongs in [services.NAME]'),
         (("web",), {"listen": ":80"}, "a service is written [services.web]"),
         (("services", "web", "v1"), {"command": "x"}, "a version is written [services.web.versions.v1]"),
-        (("admin", "zebra"), 1, "known here: socket, listen"),
+        (("admin", "zebra"), 1, "known here: socket, listen, token_file, tls_cert, tls_key, metrics, allow_commands"),
     ],
 )
 def test_the_hint_leads_to_where_the_key_belongs(path: tuple[str, ...], value: object, hint: str) -> None:

@@ -64,11 +64,9 @@ def test_a_refused_name_comes_with_one_like_it_that_works() -> None:
     assert refusal(values.name, "-my app/").hint == 'for example "my-app"'
 
 
-def test_an_admin_address_that_others_can_reach_is_refused_with_the_reason() -> None:
-    error = refusal(values.admin_address, "0.0.0.0:9900")
-
-    assert "authentication is not available in this release" in str(error)
-    assert '"127.0.0.1:9900"' in error.hint
+def test_an_admin_address_is_a_port_beside_the_socket_that_is_always_there() -> None:
+    assert "admin.socket" in refusal(values.admin_address, "unix:/run/x.sock").hint
+    assert values.admin_address("0.0.0.0:9900") == Address(host="0.0.0.0", port=9900)
     assert values.admin_address("[::1]:9900") == Address(host="::1", port=9900)
     assert values.admin_address("") is None
 

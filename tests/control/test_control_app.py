@@ -8,6 +8,7 @@ import trio
 from proxy.config import examine
 from proxy.control.app import App
 from proxy.control.service import Service
+from proxy.core.caller import NOBODY
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ async def test_the_first_signal_to_stop_never_cuts_short_what_was_told_to_stop_i
     """A service manager sends it after it has run `proxyctl stop`."""
     app.nursery = nursery
     await nursery.start(app._obey_signals)
-    app.stop()
+    app.stop(NOBODY)
     signal.raise_signal(signal.SIGTERM)
     await trio.testing.wait_all_tasks_blocked()
     assert not app._now.is_set()

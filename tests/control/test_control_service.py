@@ -9,6 +9,7 @@ from proxy import wire
 from proxy.config import Http, load
 from proxy.config.marks import DEFAULT
 from proxy.control import service as services
+from proxy.control.audit import Audit
 from proxy.control.ending import Ending
 from proxy.control.events import Bus
 from proxy.control.history import History
@@ -139,6 +140,7 @@ async def service(tmp_path, nursery, monkeypatch):
         state_dir=tmp_path,
         bus=Bus(),
         history=History(tmp_path / "history.jsonl"),
+        audit=Audit(History(tmp_path / "audit.jsonl"), Bus()),
         metrics=Metrics(),
         pool=pool,
         steering=steering,

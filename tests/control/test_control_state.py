@@ -106,6 +106,7 @@ def full() -> State:
         undone="it fell over",
         drained=6,
         forced=3,
+        by={"via": "socket", "from": "pid 7", "as": "root"},
     )
     service = ServiceRecord(
         next_generation=5,
@@ -169,7 +170,7 @@ def test_the_state_of_the_release_before_is_read() -> None:
 @pytest.mark.parametrize("found", [0, FORMAT + 1, 99, None, "2", 2.5, [2], {}], ids=repr)
 def test_a_format_that_is_not_known_is_refused_by_its_number(found: Any) -> None:
     values = json.loads(dump(full())) | {"format": found}
-    with pytest.raises(ValueError, match=r"^format .*, this release reads 1, 2, 3$"):
+    with pytest.raises(ValueError, match=r"^format .*, this release reads 1, 2, 3, 4$"):
         parse(json.dumps(values).encode())
 
 

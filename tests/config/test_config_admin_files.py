@@ -1,0 +1,129 @@
+"""The files that [admin] names are looked at before anything is started with them."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from proxy.config import Admin, admin_files, examine, load
+from proxy.errors import ConfigError
+from tests.tools import need
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SERVICE = '[services.web]\nlisten = "127.0.0.1:8080"\nactive = "v1"\n[services.web.versions.v1]\ncommand = "sh"\n'
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """With tokens, and a certificate with its key, as they should be."""
+    tokens = tmp_path / "tokens"
+    tokens.touch(mode=0o600)
+    tokens.write_text("a" * 32 + "\n" + "r" * 32 + "\n")
+    make_certificate(tmp_path, "cert.pem", "key.pem")
+    return tmp_path
+
+
+def make_certificate(folder: Path, cert: str, key: str, *more: str) -> None:
+    command = [
+        need("openssl", package="openssl"),
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+    ]
+    command += ["-days", "2", "-subj", "/CN=localhost", "-keyout", key, "-out", cert, *(more or ("-nodes",))]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+
+
+def config(folder: Path, *keys: str) -> Path:
+    path = folder / "proxy.toml"
+    path.write_text("[admin]\n" + "".join(f"{key}\n" for key in keys) + SERVICE)
+    return path
+
+
+PUBLIC = 'listen = "0.0.0.0:9900"'
+TOKENS = 'token_file = "tokens"'
+TLS = ('tls_cert = "cert.pem"', 'tls_key = "key.pem"')
+
+
+def test_with_tokens_and_tls_anybody_may_knock(folder: Path) -> None:
+    examined = examine(config(folder, PUBLIC, TOKENS, *TLS))
+    assert examined.warnings == []
+    assert examined.settings.admin.token_file == folder / "tokens"
+
+
+def test_without_tls_it_is_a_warning_that_says_what_can_happen(folder: Path) -> None:
+    (warning,) = examine(config(folder, PUBLIC, TOKENS)).warnings
+    assert (warning.line, warning.key) == (2, "admin.listen")
+    assert "without TLS" in warning.message
+    assert "tls_cert" in warning.hint
+    assert examine(config(folder, 'listen = "127.0.0.1:9900"', TOKENS)).warnings == []
+
+
+def test_a_token_that_can_be_guessed_is_a_warning(folder: Path) -> None:
+    (folder / "tokens").write_text("secret\n")
+    (warning,) = examine(config(folder, PUBLIC, TOKENS, *TLS)).warnings
+    assert "can be guessed" in warning.message
+    assert '"secret"' not in warning.message
+
+
+def test_keys_that_have_no_effect_are_pointed_out(folder: Path) -> None:
+    warnings = examine(config(folder, TOKENS, *TLS, "allow_commands = true", 'metrics = "token"')).warnings
+    assert {each.key for each in warnings} == {
+        "admin.token_file",
+        "admin.tls_cert",
+        "admin.metrics",
+        "admin.allow_commands",
+    }
+    assert all("without admin.listen" in each.message for each in warnings)
+
+
+def test_a_token_file_that_others_may_read_is_an_error_with_the_command_that_mends_it(folder: Path) -> None:
+    (folder / "tokens").chmod(0o644)
+    with pytest.raises(ConfigError) as caught:
+        load(config(folder, PUBLIC, TOKENS, *TLS))
+    (problem,) = caught.value.problems
+    assert "others may read it (mode 0644)" in problem.message
+    assert problem.hint == f"chmod 600 {folder / 'tokens'}"
+
+
+def test_a_key_that_is_another_certificates_is_an_error(folder: Path) -> None:
+    make_certificate(folder, "other.pem", "key.pem")
+    with pytest.raises(ConfigError, match="do not go together: key values mismatch"):
+        load(config(folder, PUBLIC, TOKENS, *TLS))
+
+
+def test_a_key_with_a_password_is_an_error_and_no_question(folder: Path) -> None:
+    make_certificate(folder, "cert.pem", "key.pem", "-passout", "pass:secret")
+    with pytest.raises(ConfigError, match=r"do not go together: .*password"):
+        load(config(folder, PUBLIC, TOKENS, *TLS))
+
+
+@pytest.mark.parametrize("name", ["tokens", "cert.pem", "key.pem"])
+def test_who_may_not_read_them_can_still_check_the_rest(
+    folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may read everything, so that the refusal is played."""
+    kind = type(folder)
+    opened = kind.open
+
+    def refuse(path: Path, *args: str) -> object:
+        if path.name == name:
+            raise PermissionError
+        return opened(path, *args)
+
+    monkeypatch.setattr(kind, "open", refuse)
+    admin = Admin(
+        socket=folder / "control.sock",
+        listen="0.0.0.0:9900",
+        token_file=folder / "tokens",
+        tls_cert=folder / "cert.pem",
+        tls_key=folder / "key.pem",
+    )
+    assert list(admin_files.check(admin)) == []
