@@ -82,10 +82,15 @@ def _schema(**keywords: Any) -> WithJsonSchema:
 
 
 _NO_NUL = r"^[^\u0000]*$"
+_N = r"[0-9]+(\.[0-9]+)?"
 _DURATION = {
     "oneOf": [
         {"type": "number", "minimum": 0, "maximum": LONGEST},
-        {"type": "string", "pattern": r"^[0-9]{1,6}(\.[0-9]{1,3})?(ms|s|m)?$"},
+        {
+            "type": "string",
+            "pattern": rf"^{_N}(h({_N}m)?({_N}s)?({_N}ms)?|m({_N}s)?({_N}ms)?|s({_N}ms)?|ms)?$",
+            "examples": ["500ms", "1m30s"],
+        },
     ]
 }
 

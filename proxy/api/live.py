@@ -31,6 +31,7 @@ KEEP = 150  # samples: the last five minutes
 _GATHER = 0.1  # seconds that events are gathered for, so that many of them are one write
 _SHARE = 0.1  # of the time may be spent on looking, however much happens
 _BACKLOG = 64  # writes that a watcher may be behind before its stream ends; it can begin anew
+_STEP = 1.0  # seconds that the clock has to be set by until the proxy began at another time
 _OFTEN = ("drain",)  # events of which only the last one of each generation is of interest
 
 
@@ -46,6 +47,7 @@ class Live:
         self._taken: deque[tuple[float, dict[str, dict[int, int]]]] = deque(maxlen=KEEP)
         self._watchers: set[trio.MemorySendChannel[bytes]] = set()
         self._somebody = trio.Event()
+        self._since = 0.0  # when the proxy began, in Unix time
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -101,9 +103,11 @@ class Live:
         status = await self._control.status()
         # Its age changes by itself; whoever watches has a clock.
         proxy = {name: value for name, value in status["proxy"].items() if name != "uptime"}
-        proxy["since"] = round(time.time() - status["proxy"]["uptime"])
+        since = time.time() - status["proxy"]["uptime"]
+        if abs(since - self._since) > _STEP:
+            self._since = round(since, 3)
         self._sample(status)
-        return {"proxy": proxy, "services": status["services"]}
+        return {"proxy": {**proxy, "since": self._since}, "services": status["services"]}
 
     def _news(self, status: Json) -> Json:
         """What is new in a status; always when that is."""

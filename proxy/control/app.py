@@ -99,7 +99,7 @@ class App:
             state_dir=state_dir,
             bus=bus,
             history=History(state_dir / "history.jsonl", troubles),
-            audit=Audit(History(state_dir / "audit.jsonl", troubles), bus),
+            audit=Audit(History(state_dir / "audit.jsonl", troubles, "audit"), bus),
             metrics=metrics,
             pool=pool,
             steering=steering,

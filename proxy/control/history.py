@@ -20,6 +20,8 @@ from proxy.logs import facts
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from proxy.control.trouble import Kind
+
 Json = dict[str, Any]
 KEEP = 1000
 
@@ -36,8 +38,10 @@ class History:
     unasked by `run`.
     """
 
-    def __init__(self, path: Path, troubles: Troubles | None = None) -> None:
+    def __init__(self, path: Path, troubles: Troubles | None = None, kind: Kind = "history") -> None:
+        """`kind` is what trouble with the file is called."""
         self.path = path
+        self._kind = kind
         self.entries: deque[Json] = deque(maxlen=KEEP)
         self._troubles = troubles or Troubles()
         self._unwritten: deque[Json] = deque(maxlen=KEEP)
@@ -57,7 +61,7 @@ class History:
             return
         unreadable = self._read(text)
         if unreadable or (text and not text.endswith(b"\n")):
-            log.warning("history had unreadable lines", extra=facts(file=self.path, lines=unreadable))
+            log.warning("unreadable lines were left out", extra=facts(file=self.path, lines=unreadable))
             self._damaged = True
         if self._damaged or was_cut:
             self._write(anew=True)
@@ -108,12 +112,12 @@ class History:
             else:
                 self._append()
         except OSError as error:
-            text = f"history cannot be written to {self.path}: {disk.reason(error)}"
-            self._troubles.set("history", text, disk.hint(error, self.path.parent), about=self.path.name)
+            text = f"{self._kind} cannot be written to {self.path}: {disk.reason(error)}"
+            self._troubles.set(self._kind, text, disk.hint(error, self.path.parent))
             self._failed.set()
             return False
         self._unwritten.clear()
-        self._troubles.clear("history", self.path.name)
+        self._troubles.clear(self._kind)
         if self._failed.is_set():  # otherwise `run` waits for this very one
             self._failed = trio.Event()
         return True
@@ -144,13 +148,13 @@ class History:
 
     def _set_aside(self, why: str) -> None:
         """Status shows it for an hour: it has happened, and there is nothing that could be put right."""
-        text = f"history is unreadable: {why}"
+        text = f"{self._kind} is unreadable: {why}"
         try:
             text += f"; it was set aside as {files.set_aside(self.path).name}"
         except OSError as error:
             text += f"; it could not be set aside: {disk.reason(error)}"
             self._damaged = True  # what is there is not appended to
-        self._troubles.set("history", text, about=f"{self.path.name} set aside", lasts=_AN_HOUR)
+        self._troubles.set(self._kind, text, about="set aside", lasts=_AN_HOUR)
 
 
 def _tail(descriptor: int) -> tuple[bytes, bool]:

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
-Kind = Literal["state", "history", "output", "counters", "workers", "clock"]
-"""What cannot be kept as it should be: the state file, past operations, what backends print, metrics; `workers`: where
-new ones can be reached; `clock`: the wall clock was set.
+Kind = Literal["state", "history", "audit", "output", "counters", "workers", "clock"]
+"""What cannot be kept as it should be: the state file, past operations, who asked for what, what backends print,
+metrics; `workers`: where new ones can be reached; `clock`: the wall clock was set.
 """
 KINDS: tuple[Kind, ...] = get_args(Kind)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-KEPT = {"state.json", "history.jsonl", "lock", "output"}
+KEPT = {"state.json", "history.jsonl", "audit.jsonl", "lock", "output"}
 
 
 def _stop(proxy: Proxy) -> None:

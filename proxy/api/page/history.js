@@ -1,7 +1,7 @@
 // What happened: operations with the times of their phases, and what else somebody asked for, newest first.
 
 import { h } from "./dom.js";
-import { clock, took } from "./format.js";
+import { clock, plural, took } from "./format.js";
 import { asker, drained, failure, title } from "./operation.js";
 import { PHASES } from "./store.js";
 
@@ -83,7 +83,7 @@ function operation(result) {
 }
 
 function action({ time, action: name, service, by, now, changes }) {
-  const what = { stop: now ? "stop now" : "stop", reload: `reload, ${changes ?? 0} changes` }[name] || name;
+  const what = { stop: now ? "stop now" : "stop", reload: `reload, ${plural(changes ?? 0, "change")}` }[name] || name;
   return h(
     "li",
     { key: `action-${time}-${name}-${service}`, class: "entry action" },
