@@ -65,13 +65,11 @@ def _sendable(value: str) -> str:
     return value
 
 
-def _count(most: int) -> PlainValidator:
+def _count(least: int, most: int) -> PlainValidator:
     def count(value: object) -> int:
-        if isinstance(value, int):  # the default
-            return value
         text = str(value)
-        if not (text.isascii() and text.isdigit() and len(text) < 10) or int(text) > most:
-            raise ValueError(f" is a whole number from 0 to {most}")
+        if not (text.isascii() and text.isdigit() and len(text) < 10 and least <= int(text) <= most):
+            raise ValueError(f" is a whole number from {least} to {most}")
         return int(text)
 
     return PlainValidator(count)
@@ -154,16 +152,16 @@ class HistoryQuery(Fields):
     service: Annotated[str | None, _schema(type="string")] = Field(
         default=None, description="Of one service; otherwise of all."
     )
-    limit: Annotated[int, _count(MOST_ENTRIES), _schema(type="integer", minimum=0, maximum=MOST_ENTRIES)] = Field(
+    limit: Annotated[int, _count(0, MOST_ENTRIES), _schema(type="integer", minimum=0, maximum=MOST_ENTRIES)] = Field(
         default=100, description="How many, the newest."
     )
 
 
 class LogsQuery(Fields):
-    generation: Annotated[int | None, _count(10**9 - 1), _schema(type="integer", minimum=1, maximum=10**9 - 1)] = Field(
-        default=None, description="What one generation printed; otherwise all that ran this version."
+    generation: Annotated[int | None, _count(1, 10**9 - 1), _schema(type="integer", minimum=1, maximum=10**9 - 1)] = (
+        Field(default=None, description="What one generation printed; otherwise all that ran this version.")
     )
-    lines: Annotated[int, _count(MOST_LINES), _schema(type="integer", minimum=0, maximum=MOST_LINES)] = Field(
+    lines: Annotated[int, _count(0, MOST_LINES), _schema(type="integer", minimum=0, maximum=MOST_LINES)] = Field(
         default=100, description="How many of the last lines."
     )
     follow: Flag = Field(default=False, description="Go on with what is printed from now on.")

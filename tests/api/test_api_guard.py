@@ -289,7 +289,7 @@ class TestTokens:
         assert (await api.over_tcp().get("/v1/status", **ACT)).status == 200
 
     async def test_guesses_side_by_side_are_turned_away(
-        self, api: Api, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
+        self, api: Api, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
     ) -> None:
         answers: list[Answer] = []
 

@@ -50,11 +50,11 @@ class Page:
 def counted(control: FakeControl) -> list[float]:
     """When somebody looked at control."""
     looks: list[float] = []
-    control.state["proxy"]["uptime"] = 12.5
     status = control.status
 
     async def looked() -> Json:
         looks.append(trio.current_time())
+        control.state["proxy"]["uptime"] = live.time.time() - 1_789_000_000
         return json.loads(json.dumps(await status()))  # type: ignore[no-any-return]
 
     control.status = looked  # type: ignore[method-assign]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
 from proxy.config import Admin, admin_files, examine, load
 from proxy.errors import ConfigError
-from tests.tools import need
+from tests.config.certificates import make_certificate
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,20 +24,6 @@ def folder(tmp_path: Path) -> Path:
     tokens.write_text("a" * 32 + "\n" + "r" * 32 + "\n")
     make_certificate(tmp_path, "cert.pem", "key.pem")
     return tmp_path
-
-
-def make_certificate(folder: Path, cert: str, key: str, *more: str) -> None:
-    command = [
-        need("openssl", package="openssl"),
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-    ]
-    command += ["-days", "2", "-subj", "/CN=localhost", "-keyout", key, "-out", cert, *(more or ("-nodes",))]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
 
 
 def config(folder: Path, *keys: str) -> Path:
