@@ -12,6 +12,6 @@ it names.
 
 How it is put together: model.py has the words. relays.py knows who is measured, scenarios/ what they are made to do,
 run.py in which order, affinity.py on which CPUs. results.py keeps what comes of it, ratios.py and targets.py judge it,
-tables.py, charts.py and report.py show it. memory.py and http_memory.py are programs of their own: what connections
-cost at rest.
+tables.py, charts.py and report.py show it. memory.py, http_memory.py and pages.py are programs of their own: what
+connections cost at rest, and what open admin pages do.
 """

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 ACT, READ = "act-" + "a" * 28, "read-" + "r" * 27
 
-# Who may ask is tried elsewhere: each wrong token is answered late, so that it takes time. A POST where there is none is
-# refused before anybody looks where it leads.
+# Who may ask is tried elsewhere: each wrong token is answered late, so that it takes time. A POST where none belongs is
+# is refused before anybody looks where it leads.
 _LEFT_OUT = "ignored_auth,unsupported_method,positive_data_acceptance"
 # What exists, so that it is not only answered 404; and what ends.
 _PARAMETERS = '[parameters]\n"path.service" = "web"\n"path.version" = "v1"\n"query.follow" = false\n'

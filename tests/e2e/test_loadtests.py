@@ -171,6 +171,13 @@ def test_the_memory_report_has_every_figure() -> None:
     ]
 
 
+def test_the_report_of_open_pages_has_them_quiet_and_busy() -> None:
+    report, _ = run("loadtests.pages", "--pages=3", "--services=2", "--seconds=1")
+    _, nobody, three = rows(report)
+    assert (nobody[0], three[0]) == ("0", "3")
+    assert all(float(figure.replace(",", "")) >= 0 for figure in (*nobody[1:], *three[1:]))
+
+
 def test_the_memory_report_for_http_has_the_relays_that_were_asked_for() -> None:
     need("nginx", package="nginx-light")
     report, _ = run("loadtests.http_memory", "--connections=50", "--relays=proxyctl|nginx")

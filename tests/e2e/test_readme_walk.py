@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import PATIENCE, eventually, fetch, free_port
+from tests.e2e import configs
+from tests.e2e.harness import PATIENCE, Proxy, eventually, fetch, free_port
 from tests.tools import need
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
@@ -59,6 +61,28 @@ def test_the_walk_works_as_written(walk: list[tuple[str, str]], tmp_path: Path) 
     assert "exited with status 1" in outputs['proxyctl swap v3 --command "false"']
     assert "v1 serves" in outputs["proxyctl rollback"]
     assert 'proxy_swaps_total{result="failed",service="web"} 1.0' in told[-2][1]
+
+
+def test_the_examples_of_the_api_work_as_written(tmp_path: Path) -> None:
+    need("curl", package="curl")
+    (commands,) = re.findall(
+        r"^```sh\n(.*?)^```", README.partition("## The API\n")[2].partition("\n## ")[0], re.MULTILINE | re.DOTALL
+    )
+    admin = free_port()
+    config = configs.service(free_port(), v1=configs.backend(), v2=configs.backend())
+    with Proxy(tmp_path, config, admin=f'listen = "127.0.0.1:{admin}"'):
+        told = {}
+        for line in commands.replace("127.0.0.1:9900", f"127.0.0.1:{admin}").splitlines():
+            done = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, f"{line}\n{done.stderr}"
+            told[line.partition("/v1/")[2]] = done.stdout
+        said = list(told.values())
+        assert json.loads(said[0])["services"]["web"]["active"] == "v1"
+        assert '"openapi": "3.1.0"' in said[1]
+        assert json.loads(said[2])["result"] == "swapped"
+        assert json.loads(said[3])["to"] == "v1"
+        assert "event: " in said[4]
+        assert json.loads(said[5])["history"][0]["to"] == "v2"
 
 
 def answers(port: int) -> bool:
