@@ -82,7 +82,12 @@ class Terminal:
     def lines(self) -> list[str]:
         """What stands on the screen, down to the last line that is not empty."""
         with self._drawn:
+            assert self._drawn.wait_for(self._is_whole, PATIENCE)
             return self._lines()
+
+    def _is_whole(self) -> bool:
+        """Not in the middle of a drawing: the cursor is hidden for as long as one lasts."""
+        return not self.screen.cursor.hidden
 
     def _lines(self) -> list[str]:
         return "\n".join(line.rstrip() for line in self.screen.display).rstrip("\n").split("\n")
@@ -93,7 +98,7 @@ class Terminal:
 
         def is_there() -> bool:
             nonlocal found
-            found = condition("\n".join(self._lines()))
+            found = self._is_whole() and condition("\n".join(self._lines()))
             return bool(found)
 
         with self._drawn:

@@ -81,6 +81,13 @@ def countdown(window: Terminal, remaining: int, initial: int, *, below: float = 
     return seconds
 
 
+def counts_down(windows: list[Terminal], remaining: int, initial: int) -> None:
+    """Wait until all of them have less time left, though nothing has happened but that time has passed."""
+    left = [countdown(window, remaining, initial) for window in windows]
+    for window, seconds in zip(windows, left, strict=True):
+        countdown(window, remaining, initial, below=seconds)
+
+
 def words(screen: str) -> list[str]:
     """All that does not change with the time."""
     return re.sub(r"\d+(ms|[smhd])?", "N", screen).replace("NN", "N").split()
@@ -99,11 +106,10 @@ def test_a_drain_can_be_watched_in_every_window(shared: Shared) -> None:
                 window.shows("watched swapping v1", "v2", "starting", "swap v1 -> v2:", "health, for")
             for window in windows[1:]:
                 window.shows("✓ start ", "> health ", "· switch")
+        counts_down(windows, 4, 4)
         for window in windows:
-            left = countdown(window, 4, 4)
             window.shows("watched draining v2", "v1", "draining", "░")
             assert "█" not in "\n".join(window.lines)
-            countdown(window, 4, 4, below=left)  # nothing has happened but that time has passed
         clients[0].close()
         for window in windows:
             countdown(window, 3, 4)
@@ -133,9 +139,8 @@ def test_a_swap_shows_its_phases_in_every_window(shared: Shared) -> None:
             windows = [stack.enter_context(swap(proxy, size)) for size, (proxy, _) in zip(SIZES, proxies, strict=True)]
             for window, name in zip(windows, SWAPPED.values(), strict=True):
                 window.shows(f"swap {name}: v1 -> v2", "✓ start", "> health", "· switch", "· drain", "· stop")
+        counts_down(windows, 2, 2)
         for window, (first, second) in zip(windows, clients, strict=True):
-            left = countdown(window, 2, 2)
-            countdown(window, 2, 2, below=left)
             first.close()
             countdown(window, 1, 2)
             window.shows("✓ health", "✓ switch", "> drain", "█", "░")
@@ -219,7 +224,8 @@ def test_a_proxy_that_goes_away_and_comes_back_is_told_of_above_what_was_seen_la
         assert "no proxy answers" not in "\n".join(window.lines)
         proxy.process.send_signal(signal.SIGSTOP)
         silence(window)
-        window.shows("web serving v1", "did not answer within 3 seconds")
+        window.until(lambda screen: "did not answer within 3 seconds" in " ".join(screen.split()))
+        window.shows("web serving v1")
         proxy.process.send_signal(signal.SIGCONT)
         window.until(lambda screen: screen.startswith("proxy ") and "web serving v1" in screen)
         assert window.screen.overlong == 0
@@ -238,9 +244,7 @@ COLORS = re.compile(rb"\x1b\[[\d;]*m")
 def test_with_no_color_it_is_drawn_in_place_without_colours(shared: Shared) -> None:
     proxy, port = shared("grey")
     with held(port, 1) as clients, watch(proxy, NO_COLOR="1") as watching, swap(proxy, NO_COLOR="1") as swapping:
-        for window in (watching, swapping):
-            left = countdown(window, 1, 1)
-            countdown(window, 1, 1, below=left)
+        counts_down([watching, swapping], 1, 1)
         for client in clients:
             client.close()
         assert swapping.end() == 0
