@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from proxy.cli.progress import Story
 
 _LONGEST_BAR = 20  # columns
-_SHORTEST_BAR = 6  # a shorter one says nothing
+_SHORTEST_BAR = 5  # a shorter one says nothing
 
 
 class Marks(NamedTuple):

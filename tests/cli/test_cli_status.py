@@ -96,10 +96,12 @@ def test_watch_keeps_the_last_picture_while_no_proxy_answers_and_says_so(proxy: 
         assert terminal.end() == 0
 
 
+OPERATION = {"id": 7, "service": "web", "kind": "swap", "from": "v1", "to": "v2", "phase": "start", "started": 1.0}
+
+
 def begin(proxy: FakeProxy, *events: dict[str, Any]) -> None:
     """A swap, as far as these events; the status says so too."""
-    operation = {"id": 7, "service": "web", "kind": "swap", "from": "v1", "to": "v2", "phase": "start"}
-    proxy.control.state["services"]["web"]["operation"] = {**operation, "started": time.time()}
+    proxy.control.state["services"]["web"]["operation"] = {**OPERATION, "started": time.time()}
     for event in events:
         proxy.control.publish("phase", operation=7, service="web", **event)
 
@@ -149,14 +151,38 @@ def test_watch_shows_the_phases_of_an_upgrade(proxy: FakeProxy) -> None:
         terminal.until(lambda screen: "upgrade" not in screen)
 
 
+def draining(remaining: int) -> dict[str, Any]:
+    """A generation with so many of four connections left."""
+    drain = {"deadline": time.time() + 100, "initial": 4, "remaining": remaining, "forced": 0}
+    return {**copy.deepcopy(STATUS["services"]["web"]["generations"][0]), "state": "draining", "drain": drain}
+
+
 def test_watch_counts_down_without_any_event(proxy: FakeProxy) -> None:
-    now = time.time()
-    draining = copy.deepcopy(STATUS["services"]["web"]["generations"][0])
-    draining |= {"state": "draining", "drain": {"deadline": now + 100, "initial": 4, "remaining": 3, "forced": 0}}
-    proxy.control.state["services"]["web"]["generations"] = [draining]
+    proxy.control.state["services"]["web"]["generations"] = [draining(3)]
     with Terminal("status", "-w") as terminal:
         left = terminal.until(lambda screen: seconds_left(screen, "3 of 4 left to drain, closed in "))
         terminal.until(lambda screen: (now := seconds_left(screen, "closed in ")) and now < left)
+
+
+def test_what_counts_is_drawn_at_least_once_a_second_and_the_rest_seldom() -> None:
+    waited: list[float] = []
+
+    class Silent:
+        def wait(self, seconds: float) -> list[Any]:
+            waited.append(seconds)
+            return []
+
+    reader, writer = os.pipe2(os.O_NONBLOCK)
+    view = watch._View(None, None, Silent(), reader)  # type: ignore[arg-type]
+    for service in ({}, {"operation": OPERATION}, {"generations": [draining(3)]}):
+        status = copy.deepcopy(STATUS)
+        status["services"]["web"] |= service
+        view.see(status)
+        view.wait()
+    os.close(reader)
+    os.close(writer)
+    assert waited[0] > 1
+    assert max(waited[1:]) <= 1
 
 
 def seconds_left(screen: str, words: str) -> int | None:
