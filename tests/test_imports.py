@@ -29,10 +29,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
 }
 FOREIGN = {  # third parties that a room must do without: pure logic, and what has to start fast and small
-    "core": {"trio", "pydantic", "starlette", "hypercorn", "click", "rich", "prometheus_client"},
-    "relay": {"pydantic", "starlette", "hypercorn", "click", "rich", "prometheus_client"},
-    "kernel": {"pydantic", "starlette", "hypercorn", "click", "rich", "prometheus_client"},
-    "config": {"trio", "starlette", "hypercorn", "click", "rich"},
+    "core": {"trio", "pydantic", "starlette", "hypercorn", "click", "prometheus_client"},
+    "relay": {"pydantic", "starlette", "hypercorn", "click", "prometheus_client"},
+    "kernel": {"pydantic", "starlette", "hypercorn", "click", "prometheus_client"},
+    "config": {"trio", "starlette", "hypercorn", "click"},
     "cli": {"trio", "pydantic", "starlette", "hypercorn"},
 }
 
@@ -89,7 +89,7 @@ def test_the_rules_would_notice(tmp_path: Path) -> None:
     assert room("proxy") == "__init__"
 
 
-SLOW = {"trio", "pydantic", "starlette", "hypercorn", "rich", "prometheus_client", "asyncio", "http.client", "logging"}
+SLOW = {"trio", "pydantic", "starlette", "hypercorn", "prometheus_client", "asyncio", "http.client", "logging"}
 QUICK = ["status", "history", "pause", "resume", "reload", "swap", "logs", "stop", "run", "rollback", "restart", "help"]
 
 
@@ -101,7 +101,6 @@ def test_a_quick_verb_loads_nothing_slow(verb: str) -> None:
         "pydantic",
         "starlette",
         "hypercorn",
-        "rich",
         "prometheus_client",
         "logging",
         "asyncio",
@@ -123,7 +122,7 @@ def test_status_loads_nothing_slow_while_it_talks(tmp_path: Path) -> None:
 
 def test_a_worker_starts_without_what_only_control_needs() -> None:
     loaded = modules_after("import proxy.relay.__main__")
-    assert not loaded & {"pydantic", "starlette", "hypercorn", "prometheus_client", "rich", "click"}
+    assert not loaded & {"pydantic", "starlette", "hypercorn", "prometheus_client", "click"}
     assert not {module for module in loaded if module.startswith(("proxy.control", "proxy.config", "proxy.api"))}
 
 

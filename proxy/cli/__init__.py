@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from proxy import __version__
+from proxy.cli.cells import visible
 from proxy.errors import ProxyError
 
 if TYPE_CHECKING:
@@ -128,9 +129,12 @@ def _perform(arguments: list[str]) -> object:
 
 
 def complain(message: str, hint: str = "") -> None:
-    """Say on standard error what went wrong and, indented, what to do."""
-    indented = "".join(f"\n  {line}" for line in hint.splitlines())
-    click.echo(f"proxyctl: {message}{indented}", err=True)
+    """Say on standard error what went wrong and, indented, what to do.
+
+    Long lines are the terminal's to wrap: a command in a hint that we had wrapped could not be copied.
+    """
+    lines = [*f"proxyctl: {message}".split("\n"), *(f"  {line}" for line in hint.splitlines())]
+    click.echo("\n".join(map(visible, lines)), err=True)
 
 
 def _suggestion(name: str) -> str:

@@ -35,9 +35,13 @@ class Parser:
 
 
 class Events:
-    """A context manager. What happens after it was made is in it, however late it is read."""
+    """A context manager. What happens after it was made is in it, however late it is read.
 
-    def __init__(self, client: Client) -> None:
+    `alarm` is a descriptor that ends the waiting when it can be read.
+    """
+
+    def __init__(self, client: Client, alarm: int = -1) -> None:
+        self._alarm = alarm
         self._open(client)
 
     def _open(self, client: Client) -> None:
@@ -46,6 +50,8 @@ class Events:
         self._parser = Parser()
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
+        if self._alarm >= 0:
+            self._poll.register(self._alarm, select.POLLIN)
         self._heard = time.monotonic()
         self._early = True
 
@@ -55,12 +61,14 @@ class Events:
         self._open(client)
 
     def wait(self, seconds: float) -> list[Json]:
-        """The next events, as soon as there are any; an empty list after `seconds`. Raises StreamEndedError."""
+        """The next events, as soon as there are any; an empty list after `seconds`, or at the alarm. Raises
+        StreamEndedError.
+        """
         if self._early:  # what came along with the head of the answer is in the buffer already
             self._early = False
             if content := self._answer.early():
                 return self._parser.feed(content)
-        if not self._poll.poll(seconds * 1000):
+        if not any(ready == self._socket.fileno() for ready, _ in self._poll.poll(seconds * 1000)):
             if time.monotonic() - self._heard > SILENCE:
                 raise StreamEndedError
             return []

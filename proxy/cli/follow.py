@@ -61,7 +61,7 @@ def _view(story: Story, *, to_stderr: bool) -> Plain | Screen:
     stream = sys.stderr if to_stderr else sys.stdout
     if not is_live(stream):
         return Plain(story, stream)
-    from proxy.cli.live import Screen  # noqa: PLC0415 - rich takes longer to import than all the rest
+    from proxy.cli.live import Screen  # noqa: PLC0415 - only for a terminal
 
     return Screen(story, stream)
 

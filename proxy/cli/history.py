@@ -10,9 +10,10 @@ from urllib.parse import quote
 import click
 
 from proxy.cli import outcome
+from proxy.cli.cells import wrapped
 from proxy.cli.options import examples, json_option, service_option, talks
-from proxy.cli.table import Cell, line, table
-from proxy.cli.terminal import took, width
+from proxy.cli.table import Cell, Column, table
+from proxy.cli.terminal import paint, took, width
 
 if TYPE_CHECKING:
     from proxy.cli.client import Client
@@ -20,18 +21,20 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 _PHASES = ("start", "health", "switch", "drain", "stop")
-_HEADERS = (
-    "WHEN",
-    "SERVICE",
-    "WHAT",
-    "FROM",
-    "TO",
-    "RESULT",
-    " TOOK",
-    *(f" {name.upper()}" for name in _PHASES),
-    " DRAINED",
-    " FORCED",
+_WHEN = "%Y-%m-%d %H:%M:%S"
+_COLUMNS = (
+    Column("WHEN", 1),
+    Column("SERVICE", 2),
+    Column("WHAT", 4),
+    Column("FROM", 4),
+    Column("TO"),
+    Column("RESULT"),
+    Column("TOOK", 3, right=True),
+    *(Column(name.upper(), 5, right=True) for name in _PHASES),
+    Column("DRAINED", 5, right=True),
+    Column("FORCED", 5, right=True),
 )
+_OVERLAP = Column("OVERLAP", 5, right=True)
 
 
 @click.command(
@@ -47,7 +50,8 @@ def command(client: Client, service: str | None, limit: int, *, as_json: bool) -
     """Show past swaps: phase times and outcome.
 
     DRAINED connections of the old generation finished by themselves, FORCED ones were closed at the deadline. OVERLAP,
-    with datapath "inherit", is for how long both generations accepted.
+    with datapath "inherit", is for how long both generations accepted. On a narrow screen, what has no room in the
+    table stands below each swap.
     """
     query = f"limit={limit}" + (f"&service={quote(service, safe='')}" if service else "")
     answer = client.get(f"/v1/history?{query}")
@@ -58,18 +62,17 @@ def command(client: Client, service: str | None, limit: int, *, as_json: bool) -
 
 
 def render(entries: list[Json], *, width: int | None) -> list[str]:
-    """The table, each failure with its reason below it."""
+    """The table, below each entry the reason of a failure, and what has no room in the table."""
     if not entries:
         return ["nothing has been swapped yet"]
     overlaps = any(entry.get("overlap") is not None for entry in entries)
-    headers = (*_HEADERS, " OVERLAP") if overlaps else _HEADERS
-    lines = table(headers, [_row(entry) + _overlap(entry) * overlaps for entry in entries], width=width)
-    shown = [lines[0]]
-    for entry, text in zip(entries, lines[1:], strict=True):
-        shown.append(text)
-        if entry["error"]:
-            shown.append(line([Cell(f"  {entry['error']}", "red")], width=width))
-    return shown
+    columns = (*_COLUMNS, _OVERLAP) if overlaps else _COLUMNS
+    rows = [_row(entry) + _overlap(entry) * overlaps for entry in entries]
+    lines, *shown = table(columns, rows, width=width, folds=True)
+    for entry, (row, *folded) in zip(entries, shown, strict=True):
+        reason = [paint(text, "red") for text in wrapped(entry["error"] or "", width, first="  ")]
+        lines += [row, *reason, *folded]
+    return lines
 
 
 def _overlap(entry: Json) -> list[str | Cell]:
@@ -79,10 +82,9 @@ def _overlap(entry: Json) -> list[str | Cell]:
 
 
 def _row(entry: Json) -> list[str | Cell]:
-    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry["started"]))
     result = entry["result"]
     return [
-        when,
+        time.strftime(_WHEN, time.localtime(entry["started"])),
         entry["service"],
         entry.get("kind", "swap"),
         entry["from"] or "",

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from proxy.cli import complain, outcome
+from proxy.cli.cells import wrapped
 from proxy.cli.client import path_of
 from proxy.cli.events import Events
 from proxy.cli.follow import DETACHED, GoneError, follow
 from proxy.cli.progress import Progress, contract
+from proxy.cli.terminal import width
 from proxy.errors import ProxyError
 
 if TYPE_CHECKING:
@@ -70,5 +72,6 @@ def _tell(result: Json, *, as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps(contract(result)))
     elif swapped:
-        click.echo("\n".join(filter(None, [outcome.success(result), outcome.overlap(result)])))
+        told = (outcome.success(result), outcome.overlap(result))
+        click.echo("\n".join(text for each in told for text in wrapped(each, width())))
     return 0 if swapped else 1

@@ -1,13 +1,20 @@
-"""The status as text: what a person needs at 3 a.m., most important first."""
+"""The status as text: what a person needs at 3 a.m., most important first, and on a narrow screen that alone."""
 
 from __future__ import annotations
 
-import textwrap
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from proxy.cli import outcome
-from proxy.cli.table import Cell, line, table
+from proxy.cli import outcome, phases
+from proxy.cli.cells import best, fold, span, wrapped
+from proxy.cli.progress import Progress
+from proxy.cli.table import Cell, Column, line, table
 from proxy.cli.terminal import age, paint, plural, took
+from proxy.cli.upgrade_progress import UpgradeProgress
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from proxy.cli.progress import Story
 
 Json = dict[str, Any]
 
@@ -20,20 +27,29 @@ _COLORS = {
     "stopping": "dim",
 }  # everything else is on its way: yellow
 
-_GENERATION = (" GEN", "VERSION", "STATE", " CONNECTIONS", "HEALTHY", " AGE")
-_REQUESTS = (" IN FLIGHT",)  # only where requests are understood
-_STEERING = (" STEERED", " FELL THROUGH")  # only where connections are to be steered
+_ROOMY = 60  # columns from which on there is room for more than what matters most
+
+_BEFORE = (Column("GEN", 2, right=True), Column("VERSION"), Column("STATE"), Column("CONNECTIONS", 1, right=True))
+_REQUESTS = (Column("IN FLIGHT", 4, right=True),)  # only where requests are understood
+_STEERING = (
+    Column("STEERED", 5, right=True),
+    Column("FELL THROUGH", 5, right=True),
+)  # only where connections are to be steered
+_AFTER = (Column("HEALTHY", 3), Column("AGE", 6, right=True))
 
 
-def overview(status: Json, *, now: float, width: int | None) -> list[str]:
-    """The lines of `proxyctl status` at the Unix time `now`, none wider than `width`."""
-    lines = _proxy(status["proxy"], now, width)
+def overview(status: Json, *, now: float, width: int | None, stories: Collection[Story] = ()) -> list[str]:
+    """The lines of `proxyctl status` at the Unix time `now`, none wider than `width`.
+
+    `stories`: what is known of things that are under way beyond what the status says.
+    """
+    lines = _proxy(status["proxy"], now, width, stories)
     for name, service in status["services"].items():
-        lines += ["", *_service(name, service, now, width)]
+        lines += ["", *_service(name, service, now, width, stories)]
     return lines
 
 
-def _proxy(proxy: Json, now: float, width: int | None) -> list[str]:
+def _proxy(proxy: Json, now: float, width: int | None, stories: Collection[Story]) -> list[str]:
     workers = proxy["workers"]
     facts = [
         f"proxy {proxy['version']}",
@@ -44,29 +60,36 @@ def _proxy(proxy: Json, now: float, width: int | None) -> list[str]:
     ]
     if restarts := proxy.get("worker_restarts"):
         facts.append(f"{plural(restarts, 'worker restart')}")
-    lines = [line([Cell(", ".join(facts), "bold")], width=width)]
+    forms = [", ".join(facts[:count]) for count in range(len(facts), 0, -1)]
+    lines = [paint(best(forms, width), "bold")]
     if limits := proxy.get("limits"):
-        descriptors = limits["descriptors"]
-        text = f"room for about {descriptors // 2} connections in each worker ({descriptors} file descriptors)"
-        lines.append(line([Cell(text, "dim")], width=width))
+        lines += _limits(limits["descriptors"], width)
     if proxy.get("stopping"):
         lines.append(line([Cell("the proxy is stopping", "yellow")], width=width))
-    lines += _upgrade(proxy, now, width)
+    lines += _upgrade(proxy, now, width, stories)
     for trouble in _troubles(proxy.get("trouble")):
         lines += _machine(trouble, now, width)
     return lines
 
 
-def _upgrade(proxy: Json, now: float, width: int | None) -> list[str]:
+def _limits(descriptors: int, width: int | None) -> list[str]:
+    text = f"room for about {descriptors // 2} connections in each worker"
+    forms = [f"{text} ({descriptors} file descriptors)", text, f"room for {descriptors // 2} in each worker", ""]
+    return [paint(text, "dim") for text in [best(forms, width)] if text]
+
+
+def _upgrade(proxy: Json, now: float, width: int | None, stories: Collection[Story]) -> list[str]:
     """One that is under way, or the last one where it failed."""
     if under_way := proxy.get("upgrade"):
+        story = next((each for each in stories if isinstance(each, UpgradeProgress)), UpgradeProgress(under_way))
         text = f"upgrade from {under_way['from']} in phase {under_way['phase']}, for {age(now - under_way['started'])}"
-        return [line([Cell(text, "yellow")], width=width)]
+        lines = wrapped(text, width) + fold(phases.passing(story, now), width, first="  ", rest="  ", gap="  ")
+        return [paint(part, "yellow") for part in lines]
     last = proxy.get("last_upgrade")
     if last is None or last["result"] == "upgraded":
         return []
     text = f"the upgrade of {age(now - last['finished'])} ago failed: {last['error']}"
-    return [paint(part, "red") for part in _wrapped(text, width)]
+    return [paint(part, "red") for part in wrapped(text, width)]
 
 
 def _troubles(found: str | list[Json] | None) -> list[Json]:
@@ -79,33 +102,18 @@ def _troubles(found: str | list[Json] | None) -> list[Json]:
 def _machine(trouble: Json, now: float, width: int | None) -> list[str]:
     """What is wrong around the proxy, since when, and what to do about it."""
     since = f" (for {age(now - trouble['since'])})" if trouble.get("since") else ""
-    lines = [paint(text, "red") for text in _wrapped(f"trouble: {trouble['message']}{since}", width)]
-    return lines + [paint(text, "dim") for text in _wrapped("  " + trouble.get("hint", ""), width)]
+    lines = [paint(text, "red") for text in wrapped(f"trouble: {trouble['message']}{since}", width)]
+    return lines + [paint(text, "dim") for text in wrapped(trouble.get("hint", ""), width, first="  ")]
 
 
-def _wrapped(text: str, width: int | None) -> list[str]:
-    """A sentence whose end matters as much as its beginning."""
-    return textwrap.wrap(text, width or 1000, subsequent_indent="  ")
-
-
-def _service(name: str, service: Json, now: float, width: int | None) -> list[str]:
-    state = service["state"]
-    head = [
-        Cell(name, "bold"),
-        Cell(state, _color(state)),
-        service["active"] or "no version",
-        "on " + ", ".join(service["listen"]),
-        Cell(f"({service['protocol']}, {service['datapath']})", "dim"),
-    ]
+def _service(name: str, service: Json, now: float, width: int | None, stories: Collection[Story]) -> list[str]:
     generations = sorted(service["generations"], key=lambda each: each["id"], reverse=True)
-    lines = [line(head, width=width, gap=" ")]
-    lines += [paint(part, "yellow") for part in _wrapped("  " + fallback(service), width)]
+    lines = _head(name, service, width)
+    lines += [paint(part, "yellow") for part in wrapped(fallback(service), width, first="  ")]
     if generations:
-        steers = _datapaths(service)[0] == "steer"
-        more = (*(_REQUESTS if _knows_requests(generations[0]) else ()), *(_STEERING if steers else ()))
-        heads = (*_GENERATION[:4], *more, *_GENERATION[4:])
-        rows = [_generation(each, now, steers=steers) for each in generations]
-        lines += table(heads, rows, width=width, indent=2)
+        lines += _generations(service, generations, now, width)
+    for story in _stories(name, service, stories):
+        lines += _story(story, now, width)
     for generation in generations:
         several = len(generation["replicas"]) > 1 or len(generations) > 1
         for index, replica in enumerate(generation["replicas"]):
@@ -113,13 +121,70 @@ def _service(name: str, service: Json, now: float, width: int | None) -> list[st
                 where = (
                     f"generation {generation['id']} replica {replica.get('replica', index)}" if several else "backend"
                 )
-                lines.append(line([Cell(f"  {where} {_trouble(replica)}", "yellow")], width=width))
-    if operation := service.get("operation"):
-        text = f"  {_kind(operation)}: {operation['phase']}, for {age(now - operation['started'])}"
-        lines.append(line([Cell(text, "yellow")], width=width))
+                trouble = _trouble(replica, brief=width is not None and width < _ROOMY)
+                text = wrapped(f"{where} {trouble}", width, first="  ", rest="    ")
+                lines += [paint(part, "yellow") for part in text]
     if last := service["last_swap"]:
         lines += _last(last, now, width)
     return lines
+
+
+def _head(name: str, service: Json, width: int | None) -> list[str]:
+    """Where there is no room for all of it, the name, the state and the version."""
+    state = service["state"]
+    cells = [
+        Cell(name, "bold"),
+        Cell(state, _color(state)),
+        Cell(service["active"] or "no version"),
+        Cell("on " + ", ".join(service["listen"])),
+        Cell(f"({service['protocol']}, {service['datapath']})", "dim"),
+    ]
+    for count in (5, 4, 3):
+        if width is None or span(" ".join(cell.text for cell in cells[:count])) <= width:
+            return [line(cells[:count], width=width, gap=" ")]
+    return [paint(text, _color(state)) for text in fold([cell.text for cell in cells[:3]], width)]
+
+
+def _generations(service: Json, generations: list[Json], now: float, width: int | None) -> list[str]:
+    """The table, below each generation that is draining how far that is."""
+    steers = _datapaths(service)[0] == "steer"
+    more = (*(_REQUESTS if _knows_requests(generations[0]) else ()), *(_STEERING if steers else ()))
+    rows = [_generation(each, now, steers=steers) for each in generations]
+    head, *shown = table((*_BEFORE, *more, *_AFTER), rows, width=width, indent=2)
+    lines = head
+    for generation, row in zip(generations, shown, strict=True):
+        lines += row
+        if (drain := generation["drain"]) and generation["state"] == "draining":
+            margin = "  " if width and width < _ROOMY else "    "
+            room = width and width - len(margin)
+            text = phases.drain(drain["remaining"], drain["initial"], drain["deadline"] - now, room=room)
+            lines.append(margin + paint(text, "yellow"))
+    return lines
+
+
+def under_way(service: Json) -> Json | None:
+    """The operation that has not ended; for a moment the status has one both here and as the last one."""
+    operation: Json | None = service.get("operation")
+    return None if operation and Progress(operation).is_result(service["last_swap"]) else operation
+
+
+def _stories(name: str, service: Json, stories: Collection[Story]) -> list[Story]:
+    found: list[Story] = [each for each in stories if isinstance(each, Progress) and each.begun["service"] == name]
+    operation = under_way(service)
+    if operation and all(story.begun["id"] != operation["id"] for story in found):
+        found.append(Progress(operation))
+    return found
+
+
+def _story(story: Story, now: float, width: int | None) -> list[str]:
+    begun = story.begun
+    current = next(reversed(story.phases), begun.get("phase", ""))
+    text = f"{_kind(begun) if 'kind' in begun else 'an operation'}: {current}"
+    if started := begun.get("started"):
+        text += f", for {age(now - started)}"
+    lines = wrapped(text, width, first="  ", rest="    ")
+    lines += fold(phases.passing(story, now), width, first="    ", rest="    ", gap="  ")
+    return [paint(part, "yellow") for part in lines]
 
 
 def _datapaths(service: Json) -> tuple[str, str, str]:
@@ -140,7 +205,7 @@ def _generation(generation: Json, now: float, *, steers: bool) -> list[str | Cel
     replicas = generation["replicas"]
     healthy = sum(replica["healthy"] for replica in replicas)
     sick = healthy < len(replicas) and generation["state"] in {"active", "draining", "warm"}
-    row: list[str | Cell] = [
+    return [
         str(generation["id"]),
         generation["version"],
         Cell(generation["state"], _color(generation["state"])),
@@ -150,10 +215,6 @@ def _generation(generation: Json, now: float, *, steers: bool) -> list[str | Cel
         Cell(f"{healthy} of {len(replicas)}", "red" if sick else ""),
         age(now - generation["since"]),
     ]
-    if drain := generation["drain"]:
-        left = age(drain["deadline"] - now)
-        row.append(Cell(f"{drain['remaining']} of {drain['initial']} left to drain, closed in {left}", "yellow"))
-    return row
 
 
 def _knows_requests(generation: Json) -> bool:
@@ -161,11 +222,11 @@ def _knows_requests(generation: Json) -> bool:
     return generation.get("in_flight") is not None
 
 
-def _trouble(replica: Json) -> str:
+def _trouble(replica: Json, *, brief: bool) -> str:
     """`(127.0.0.1:20001, process 33) is not healthy: connection refused; restarted 3 times`."""
     facts = [str(replica["address"])] if replica["address"] else []
     facts += [f"process {replica['pid']}"] if replica["pid"] else []
-    words = f"({', '.join(facts)}) " if facts else ""
+    words = f"({', '.join(facts)}) " if facts and not brief else ""
     words += "is healthy" if replica["healthy"] else "is not healthy"
     if reason := replica.get("reason"):
         words += f": {reason}"
@@ -175,14 +236,13 @@ def _trouble(replica: Json) -> str:
 
 
 def _last(last: Json, now: float, width: int | None) -> list[str]:
-    took_text = took(outcome.duration(last))
     ago = f"{age(now - last['finished'])} ago"
     if last["result"] == "swapped":
-        facts = filter(None, [outcome.drained(last), outcome.overlap(last)])
-        text = f"  last: {_kind(last)}, {ago}, took {took_text}, {', '.join(facts)}"
-        return [line([Cell(text, "dim")], width=width)]
-    text = f"  last: {_kind(last)} {last['result'].replace('_', ' ')}, {ago}: {last['error'] or 'no reason was given'}"
-    return [line([Cell(text, "red")], width=width)]
+        facts = [f"took {took(outcome.duration(last))}", outcome.drained(last), outcome.overlap(last)]
+        told = [f"  last: {_kind(last)}, {ago}", *filter(None, facts)]
+        return [paint(best([", ".join(told[:count]) for count in range(len(told), 0, -1)], width), "dim")]
+    text = f"last: {_kind(last)} {last['result'].replace('_', ' ')}, {ago}: {last['error'] or 'no reason was given'}"
+    return [paint(part, "red") for part in wrapped(text, width, first="  ", rest="    ")]
 
 
 def _kind(operation: Json) -> str:

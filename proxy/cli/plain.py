@@ -6,6 +6,7 @@ from typing import IO, TYPE_CHECKING, Self
 
 import click
 
+from proxy.cli.cells import visible
 from proxy.cli.terminal import took
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Plain:
                 self.say(f"{name:<{self._width}}  {took(phase.seconds):>7}  {self._story.remark(name)}".rstrip())
 
     def say(self, text: str) -> None:
-        click.echo(text, file=self._stream)
+        click.echo(visible(text), file=self._stream)
 
     def __exit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None

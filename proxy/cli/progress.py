@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from proxy.cli.terminal import plural
+
+if TYPE_CHECKING:
+    from collections.abc import Container
 
 Json = dict[str, Any]
 
@@ -28,6 +31,9 @@ class Phase:
 
     began: float
     seconds: float | None = None
+
+    def lasted(self, now: float) -> float:
+        return max(0.0, now - self.began) if self.seconds is None else self.seconds
 
 
 @dataclass
@@ -65,6 +71,11 @@ class Story:
         )
 
     @property
+    def certain(self) -> Container[str]:
+        """The phases that it has been through where it has got beyond them."""
+        return self.names
+
+    @property
     def has_failed(self) -> bool:
         return self.result is not None and self.result["result"] not in {"swapped", "upgraded"}
 
@@ -98,6 +109,11 @@ class Progress(Story):
         elif kind == "result":
             self.result = event["result"]
         return True
+
+    @property
+    def certain(self) -> Container[str]:
+        """A rollback may begin with the switch."""
+        return {"start", "health", "switch", "drain"} if self.begun.get("kind") in {"swap", "restart"} else ()
 
     def headline(self) -> str:
         kind, origin, target = self.begun["kind"], self.begun["from"], self.begun["to"]

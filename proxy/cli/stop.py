@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from proxy.cli import complain
+from proxy.cli.cells import best
 from proxy.cli.options import examples, talks
-from proxy.cli.terminal import age, is_live, plural
+from proxy.cli.terminal import age, is_live, plural, width
 from proxy.errors import NotRunningError, ProxyError
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def _is_silent(client: Client, seconds: float) -> bool:
 def _tell(client: Client, told: str) -> str:
     """Show what is still open, if that has changed; return what was shown."""
     try:
-        text = remaining(client.get("/v1/status"), time.time())
+        text = remaining(client.get("/v1/status"), time.time(), width())
     except ProxyError:  # the API ends a moment before the process
         return told
     if text != told:
@@ -94,10 +95,14 @@ def _tell(client: Client, told: str) -> str:
     return text
 
 
-def remaining(status: Json, now: float) -> str:
-    """What a stop still waits for, at the Unix time `now`."""
+def remaining(status: Json, now: float, room: int | None = None) -> str:
+    """What a stop still waits for, at the Unix time `now`; in one line, since it is drawn over."""
     generations = [each for service in status["services"].values() for each in service["generations"]]
     count = sum(each["connections"] for each in generations)
     deadlines = [each["drain"]["deadline"] for each in generations if each["drain"]]
-    limit = f", closed in {age(max(deadlines) - now)} at the latest" if deadlines and count else ""
-    return f"stopping: {plural(count, 'connection')} open{limit}"
+    text = f"stopping: {plural(count, 'connection')} open"
+    if not deadlines or not count:
+        return best([text], room)
+    left = age(max(deadlines) - now)
+    shorter = f"stopping: {count} open, {left} left", f"{count}, {left}"
+    return best([f"{text}, closed in {left} at the latest", *shorter], room)

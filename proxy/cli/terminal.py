@@ -16,18 +16,40 @@ def is_live(stream: IO[str]) -> bool:
 
 def width() -> int | None:
     """Columns of the terminal that standard output is; None when it is something else, where nothing is cut."""
-    if not sys.stdout.isatty():
-        return None
-    import shutil  # noqa: PLC0415 - archives and all; not for a pipe
-
-    return shutil.get_terminal_size().columns
+    return size(sys.stdout)[0] if sys.stdout.isatty() else None
 
 
-def paint(text: str, color: str) -> str:
-    """Colour for standard output, where it is wanted (https://no-color.org)."""
-    if not color or os.environ.get("NO_COLOR") or not is_live(sys.stdout):
+def size(stream: IO[str]) -> tuple[int, int]:
+    """Columns and rows of a terminal. COLUMNS and LINES make them fewer, or stand in for what it does not know: they
+    may be those of before it was resized.
+    """
+    try:
+        columns, rows = os.get_terminal_size(stream.fileno())
+    except OSError:
+        columns, rows = 0, 0
+    return _least(columns, "COLUMNS", 80), _least(rows, "LINES", 24)
+
+
+def _least(found: int, name: str, default: int) -> int:
+    told = os.environ.get(name, "")
+    return min(filter(None, [found, int(told) if told.isdecimal() else 0]), default=default)
+
+
+def paint(text: str, color: str, stream: IO[str] | None = None) -> str:
+    """Colour for standard output, or another stream, where it is wanted (https://no-color.org)."""
+    if not color or os.environ.get("NO_COLOR") or not is_live(stream or sys.stdout):
         return text
     return f"\x1b[{_CODES[color]}m{text}\x1b[0m"
+
+
+def shows(text: str, stream: IO[str] | None = None) -> bool:
+    """Whether the encoding of standard output, or of another stream, has these characters."""
+    encoding: str = getattr(stream or sys.stdout, "encoding", None) or "ascii"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def took(seconds: float) -> str:

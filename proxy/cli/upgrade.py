@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from proxy.cli import complain, outcome, upgrade_progress
+from proxy.cli.cells import wrapped
 from proxy.cli.events import Events
 from proxy.cli.follow import DETACHED, GoneError, follow
 from proxy.cli.options import examples, json_option, talks
+from proxy.cli.terminal import width
 from proxy.cli.upgrade_progress import UpgradeProgress
 
 if TYPE_CHECKING:
@@ -113,5 +115,5 @@ def _tell(result: Json, *, as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps(upgrade_progress.contract(result)))
     elif upgraded:
-        click.echo(upgrade_progress.success(result))
+        click.echo("\n".join(wrapped(upgrade_progress.success(result), width())))
     return 0 if upgraded else 1

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from proxy.cli.cells import span
 from proxy.cli.overview import overview
+from proxy.cli.progress import Phase, Progress
 from tests.fakes import STATUS, result_of
 
 NOW = 1789000100.0
@@ -103,7 +105,29 @@ def test_a_drain_shows_how_far_it_is_and_when_it_ends() -> None:
     lines = shown(status(active="v2", state="swapping", generations=generations)).splitlines()
     assert lines[2].startswith("web swapping v2 on")
     assert lines[4].split()[:3] == ["2", "v2", "active"]  # the newest first
-    assert lines[5].endswith("12 of 40 left to drain, closed in 25s")
+    assert lines[5].split()[:3] == ["1", "v1", "draining"]
+    assert lines[6] == "    ██████████████░░░░░░ 12 of 40 left to drain, closed in 25s"
+
+
+@pytest.mark.parametrize(
+    ("width", "row"),
+    [
+        (60, "    ████████████░░░░░░ 12 of 40 left to drain, closed in 25s"),
+        (40, "  ██████░░░ 12 of 40 left, closed in 25s"),
+        (20, "  ████░░░ 12/40, 25s"),
+    ],
+)
+def test_a_narrow_screen_keeps_what_matters_most(width: int, row: str) -> None:
+    drain = {"started": NOW - 5, "deadline": NOW + 25, "initial": 40, "remaining": 12, "forced": 0}
+    generations = [generation(1, "v1", "draining", drain=drain), generation(2, "v2", "active")]
+    last = result_of(result="failed", error="exited with status 1: no such module", finished=NOW - 60)
+    found = status(active="v2", state="draining", generations=generations, last_swap=last, listen=["0.0.0.0:80"] * 3)
+    lines = shown(found, width).splitlines()
+    assert all(span(line) <= width for line in lines)
+    assert row in lines
+    assert any(line.startswith("web draining v2") for line in lines)
+    assert any(line.split()[-2:] == ["v1", "draining"] or "v1       draining" in line for line in lines)
+    assert "exited with status 1: no such module" in " ".join(line.strip() for line in lines)
 
 
 def test_a_sick_replica_is_named_with_its_reason() -> None:
@@ -132,7 +156,7 @@ def test_what_is_under_way_and_what_was_last() -> None:
     operation = {"id": 3, "kind": "swap", "from": "v1", "to": "v2", "phase": "health", "started": NOW - 3}
     last = result_of(finished=NOW - 3600, started=NOW - 3602)
     text = shown(status(operation=operation, last_swap=last))
-    assert "  swap v1 -> v2: health, for 3s\n" in text
+    assert "  swap v1 -> v2: health, for 3s\n    ✓ start  > health  · switch  · drain  · stop\n" in text
     assert text.endswith("  last: swap v1 -> v2, 1h00m ago, took 2.00s, 3 connections finished")
 
 
@@ -195,9 +219,31 @@ def test_a_proxy_of_the_release_before_is_understood(trouble: object, lines: lis
     assert [line for line in shown(found).splitlines() if "trouble" in line] == lines
 
 
-@pytest.mark.parametrize("width", [10, 20, 40, 80])
+def test_phases_have_times_where_they_are_known() -> None:
+    operation = {"id": 3, "service": "web", "kind": "swap", "from": "v1", "to": "v2", "phase": "health"}
+    story = Progress({**operation, "started": NOW - 3})
+    story.phases = {"start": Phase(NOW - 3, 0.012), "health": Phase(NOW - 2.98)}
+    lines = overview(status(operation=story.begun), now=NOW, width=None, stories=[story])
+    assert lines[-1] == "    ✓ start 12ms  > health 2.98s  · switch  · drain  · stop"
+
+
+def test_a_rollback_is_not_said_to_have_been_through_phases_that_it_may_not_have_had() -> None:
+    operation = {"id": 3, "kind": "rollback", "from": "v2", "to": "v1", "phase": "switch", "started": NOW}
+    assert shown(status(operation=operation)).endswith("    > switch  · drain  · stop")
+
+
+@pytest.mark.parametrize("width", [10, 20, 40, 60, 80])
 def test_no_line_is_wider_than_the_screen(width: int) -> None:
     drain = {"started": NOW, "deadline": NOW + 25, "initial": 40, "remaining": 12, "forced": 0}
     generations = [generation(2, "v" * 30, "active"), generation(1, "v1", "draining", drain=drain)]
-    found = status(generations=generations, last_swap=result_of(result="failed", error="x" * 300))
-    assert all(len(line) <= width for line in shown(found, width).splitlines())
+    operation = {"id": 3, "kind": "swap", "from": "v" * 64, "to": "w" * 64, "phase": "health", "started": NOW - 3}
+    for error in ("x" * 300, "日本語のエラー 🚀 " * 20):
+        last = result_of(result="failed", error=error)
+        found = status(state="swapping", generations=generations, last_swap=last, operation=operation)
+        found["proxy"]["limits"] = {"descriptors": 1048576, "descriptors_hard": 1048576}
+        assert all(span(line) <= width for line in shown(found, width).splitlines())
+
+
+def test_what_a_backend_said_is_shown_and_not_obeyed() -> None:
+    last = result_of(result="failed", error="it said \x1b[31m\x07 and\nmore", finished=NOW)
+    assert shown(status(last_swap=last)).endswith(r"it said \x1b[31m\x07 and\nmore")

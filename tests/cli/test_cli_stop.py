@@ -114,4 +114,9 @@ def test_what_remains_names_the_latest_deadline() -> None:
     drain = {"started": 0.0, "deadline": 130.0, "initial": 5, "remaining": 2, "forced": 0}
     generation = {**STATUS["services"]["web"]["generations"][0], "connections": 2, "drain": drain}
     status = {**STATUS, "services": {"web": {"generations": [generation]}, "db": {"generations": []}}}
-    assert stop.remaining(status, 107.0) == "stopping: 2 connections open, closed in 23s at the latest"
+    forms = {
+        None: "stopping: 2 connections open, closed in 23s at the latest",
+        40: "stopping: 2 open, 23s left",
+        20: "2, 23s",
+    }
+    assert {room: stop.remaining(status, 107.0, room) for room in forms} == forms

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import signal
 import subprocess
-import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,13 +14,13 @@ import pytest
 from proxy.cli import follow
 from proxy.core.requests import SwapRequest
 from tests.fakes import result_of
+from tests.screens import PROXYCTL, Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.cli.conftest import FakeProxy, Result
 
-PROXYCTL = [sys.executable, "-P", "-m", "proxy.cli"]
 CONTRACT = ["service", "from", "to", "result", "phases", "drained", "forced", "error"]
 
 
@@ -39,7 +37,7 @@ DRAIN = {
     "version": "v1",
     "initial": 40,
     "remaining": 12,
-    "deadline": 4e9,
+    "deadline": time.time() + 3000,
     "forced": 0,
 }
 STORY = [
@@ -256,29 +254,51 @@ def test_ctrl_c_detaches_and_the_swap_goes_on(proxy: FakeProxy) -> None:
 def test_on_a_terminal_the_picture_moves(proxy: FakeProxy) -> None:
     proxy.control.story = STORY[:-3]
     proxy.control.ending = None
-    controller, terminal = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "30", "PYTHONIOENCODING": "utf-8"}
-    swap = subprocess.Popen([*PROXYCTL, "swap", "v2"], stdout=terminal, stderr=terminal, env=environment)
-    os.close(terminal)
-    shown = read_until(controller, "12 of 40 open, closed in")
+    with Terminal("swap", "v2", columns=100) as terminal:
+        terminal.shows("swap web: v1 -> v2", "✓ switch", "12 of 40 left to drain, closed in")
+        proxy.do(proxy.control.end)
+        assert terminal.end() == 0
+        *picture, told = terminal.lines
+        assert [line.split()[1] for line in picture] == ["web:", "start", "health", "switch", "drain", "stop"]
+        assert told.startswith("web: v2 serves")
+        assert terminal.screen.overlong == 0
+        assert terminal.is_left_clean()
+
+
+def test_a_window_that_is_made_narrower_has_one_picture_and_not_two(proxy: FakeProxy) -> None:
+    proxy.control.story = STORY[:-3]
+    proxy.control.ending = None
+    with Terminal("swap", "v2", columns=100) as terminal:
+        terminal.shows("12 of 40 left to drain, closed in")
+        terminal.resize(40, 12)
+        terminal.shows("12 of 40 left, closed in ")
+        terminal.resize(80, 12)
+        terminal.shows("12 of 40 left to drain, closed in")
+        assert [line.split()[1] for line in terminal.lines] == ["web:", "start", "health", "switch", "drain", "stop"]
+        proxy.do(proxy.control.end)
+        assert terminal.end() == 0
+        assert terminal.lines[-1].startswith("web: v2 serves")
+
+
+def test_ctrl_c_on_a_terminal_leaves_the_picture_and_says_that_the_swap_goes_on(proxy: FakeProxy) -> None:
+    proxy.control.story = STORY[:-3]
+    proxy.control.ending = None
+    with Terminal("swap", "v2") as terminal:
+        terminal.shows("12 of 40 left")
+        terminal.interrupt()
+        assert terminal.end() == 130
+        assert [line.split()[0] for line in terminal.lines[4:7]] == [">", "·", "proxyctl:"]
+        assert "detached; the swap goes on" in terminal.lines[6]
+        assert terminal.is_left_clean()
     proxy.do(proxy.control.end)
-    shown += read_until(controller, None)
-    assert swap.wait(10) == 0
-    os.close(controller)
-    assert "swap web: v1 -> v2" in shown
-    assert "\x1b[2K" in shown  # drawn over, not added to
-    assert "✓" in shown
-    assert "web: v2 serves" in shown
 
 
-def read_until(descriptor: int, wanted: str | None) -> str:
-    shown = b""
-    while wanted is None or wanted not in shown.decode(errors="replace"):
-        try:
-            piece = os.read(descriptor, 65536)
-        except OSError:  # EIO: the other end is closed
-            break
-        shown += piece
-        if not piece:
-            break
-    return shown.decode(errors="replace")
+def test_what_a_backend_printed_is_shown_and_not_obeyed(proxy: FakeProxy) -> None:
+    output = ["\x1b[2J\x1b[31mred\x07", "日本語 🚀 \x9b1m", "a\tb"]
+    proxy.control.ending = {"result": "failed", "error": "it said \x1b]0;title\x07", "hint": "", "output": output}
+    with Terminal("swap", "v2", columns=60) as terminal:
+        assert terminal.end() == 1
+        for text in (r"it said \x1b]0;title\x07", r"    \x1b[2J\x1b[31mred\x07", r"    日本語 🚀 \x9b1m", "    a   b"):
+            assert text in "\n".join(terminal.lines)
+        assert b"\x07" not in terminal.raw
+        assert terminal.lines[0] == "swap web: v1 -> v2"

@@ -1,7 +1,8 @@
-"""Times as people read them, tables that fit, colours only where they are wanted."""
+"""Times as people read them, colours only where they are wanted, the size of the window."""
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.cli import terminal
-from proxy.cli.table import Cell, table
 from proxy.cli.terminal import age, paint, plural, took
 
 if TYPE_CHECKING:
@@ -50,17 +50,6 @@ def test_one_is_not_many() -> None:
     assert (plural(1, "connection"), plural(0, "connection")) == ("1 connection", "0 connections")
 
 
-def test_columns_are_aligned_and_remarks_stand_behind() -> None:
-    lines = table(("NAME", " COUNT"), [["web", "7"], ["database", "12", Cell("a remark")]], width=None, indent=2)
-    assert lines == ["  NAME      COUNT", "  web           7", "  database     12  a remark"]
-
-
-@given(st.integers(5, 60))
-def test_a_table_is_never_wider_than_the_screen(width: int) -> None:
-    rows = [["web", "serving", "x" * 30], ["database", "down", "y", Cell("z" * 50, "red")]]
-    assert all(len(line) <= width for line in table(("NAME", "STATE", " REST"), rows, width=width, indent=2))
-
-
 @pytest.fixture
 def on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def set_up(**environment: str) -> None:
@@ -93,3 +82,24 @@ def test_output_to_a_file_is_never_cut(on_a_terminal: Callable[..., None], monke
     assert terminal.width() is None
     on_a_terminal()
     assert terminal.width() == 40
+
+
+@pytest.mark.parametrize(
+    ("size", "environment", "found"),
+    [
+        ((100, 30), {}, (100, 30)),
+        ((100, 30), {"COLUMNS": "60", "LINES": "20"}, (60, 20)),
+        ((50, 10), {"COLUMNS": "100", "LINES": "30"}, (50, 10)),  # those of before the window was made smaller
+        ((0, 0), {"COLUMNS": "100", "LINES": "30"}, (100, 30)),
+        ((0, 0), {"COLUMNS": "", "LINES": "many"}, (80, 24)),
+    ],
+)
+def test_a_picture_is_never_made_for_more_than_the_window_has(
+    size: tuple[int, int], environment: dict[str, str], found: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("COLUMNS", "LINES"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, "get_terminal_size", lambda _: os.terminal_size(size))
+    assert terminal.size(sys.__stdout__) == found

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import signal
 import subprocess
-import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -17,16 +15,14 @@ import pytest
 from proxy.cli import follow
 from proxy.cli.upgrade_progress import UpgradeProgress
 from proxy.errors import UpgradeInProgressError
-from tests.cli.test_cli_swap import read_until
 from tests.fakes import upgrade_result
+from tests.screens import PROXYCTL, Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from proxy.core.caller import Caller
     from tests.cli.conftest import FakeProxy, Result
-
-PROXYCTL = [sys.executable, "-P", "-m", "proxy.cli"]
 
 
 def phase(name: str, seconds: float) -> list[dict[str, Any]]:
@@ -221,19 +217,14 @@ def test_ctrl_c_detaches_and_the_upgrade_goes_on(proxy: FakeProxy) -> None:
 
 def test_on_a_terminal_the_picture_moves(proxy: FakeProxy) -> None:
     proxy.control.story, proxy.control.ending = STORY[:-1], None
-    controller, terminal = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "160", "LINES": "30", "PYTHONIOENCODING": "utf-8"}
-    upgrade = subprocess.Popen([*PROXYCTL, "upgrade"], stdout=terminal, stderr=terminal, env=environment)
-    os.close(terminal)
-    shown = read_until(controller, "it took over workers")
-    proxy.do(proxy.control.end_upgrade)
-    shown += read_until(controller, None)
-    assert upgrade.wait(10) == 0
-    os.close(controller)
-    assert "\x1b[2K" in shown  # drawn over, not added to
-    assert "✓" in shown
-    assert "upgrade of the proxy: 0.1.0 -> 0.2.0" in shown
-    assert "the proxy: 0.2.0 runs" in shown
+    with Terminal("upgrade", columns=160) as terminal:
+        terminal.shows("✓ adopt", "it took over workers")
+        proxy.do(proxy.control.end_upgrade)
+        assert terminal.end() == 0
+        assert terminal.lines[0] == "upgrade of the proxy: 0.1.0 -> 0.2.0"
+        assert [line.split()[1] for line in terminal.lines[1:5]] == ["check", "exec", "adopt", "workers"]
+        assert terminal.lines[5].startswith("the proxy: 0.2.0 runs")
+        assert terminal.screen.overlong == 0
 
 
 def test_events_of_something_else_are_not_this_upgrades() -> None:
@@ -250,7 +241,8 @@ def test_status_shows_one_that_is_under_way_and_the_last_one_if_it_failed(
 ) -> None:
     proxy.control.ending = None
     assert proxyctl("upgrade", "--no-wait").code == 0
-    assert "\nupgrade from 0.1.0 in phase check, for 0s\n" in proxyctl("status").out
+    under_way = "\nupgrade from 0.1.0 in phase check, for 0s\n  > check  · exec  · adopt  · workers\n"
+    assert under_way in proxyctl("status").out
     proxy.do(lambda: proxy.control.end_upgrade(result="failed", error="no such module", finished=time.time()))
     assert "\nthe upgrade of 0s ago failed: no such module\n" in proxyctl("status").out
     proxy.do(proxy.control.end_upgrade)

@@ -7,11 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from proxy.cli import run
+from proxy.cli import history, run
+from proxy.cli.cells import span
 from proxy.errors import ConfigError, Problem
 from tests.fakes import result_of
 
@@ -60,6 +62,55 @@ def test_history_is_a_table_with_reasons(proxy: FakeProxy, proxyctl: Callable[..
     assert proxyctl("history", "-n", "1").out.count("\n") == 3
     assert json.loads(proxyctl("history", "--json").out) == {"history": proxy.control.entries, "actions": []}
     assert proxyctl("history", "--service", "d b").out == "nothing has been swapped yet\n"
+
+
+@pytest.mark.parametrize(
+    ("width", "lines"),
+    [
+        (
+            80,
+            [
+                "WHEN                 SERVICE  WHAT      FROM  TO  RESULT        TOOK",
+                "2026-09-10 00:26:40  web      swap      v1    v2  swapped      2.00s",
+                "  start 10ms, health 200ms, switch 1ms, drain 1.50s, stop 50ms, drained 3,",
+                "  forced 0",
+                "2026-09-10 00:26:40  web      rollback  v1    v2  rolled_back  2.00s",
+                r"  it said \x1b[31m",
+                "  start 10ms, health 200ms, switch 1ms, drain 1.50s, stop 50ms, drained 3,",
+                "  forced 0",
+            ],
+        ),
+        (
+            40,
+            [
+                "WHEN                 TO  RESULT",
+                "2026-09-10 00:26:40  v2  swapped",
+                "  service web, what swap, from v1,",
+                "  took 2.00s, start 10ms, health 200ms,",
+                "  switch 1ms, drain 1.50s, stop 50ms,",
+                "  drained 3, forced 0",
+                "2026-09-10 00:26:40  v2  rolled_back",
+                r"  it said \x1b[31m",
+                "  service web, what rollback, from v1,",
+                "  took 2.00s, start 10ms, health 200ms,",
+                "  switch 1ms, drain 1.50s, stop 50ms,",
+                "  drained 3, forced 0",
+            ],
+        ),
+    ],
+)
+def test_history_on_a_narrow_screen_tells_below_a_swap_what_has_no_room_beside_it(
+    width: int, lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "localtime", time.gmtime)
+    rolled_back = result_of("rollback", result="rolled_back", error="it said \x1b[31m")
+    assert history.render([result_of(), rolled_back], width=width) == lines
+
+
+@pytest.mark.parametrize("width", [10, 20, 60])
+def test_history_is_never_wider_than_the_screen(width: int) -> None:
+    entries = [result_of(to="v" * 64, result="failed", error="日本語 " * 30), result_of(overlap=0.1)]
+    assert all(span(line) <= width for line in history.render(entries, width=width))
 
 
 def test_history_shows_for_how_long_both_accepted_where_they_did(

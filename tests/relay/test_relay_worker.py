@@ -78,7 +78,7 @@ def test_a_worker_does_not_load_what_it_does_not_need() -> None:
     """It starts fast and stays small; the config's library alone would take longer than everything else."""
     code = (
         "import sys, proxy.relay.__main__\n"
-        "heavy = {'pydantic', 'starlette', 'hypercorn', 'click', 'rich', 'prometheus_client'}\n"
+        "heavy = {'pydantic', 'starlette', 'hypercorn', 'click', 'prometheus_client'}\n"
         "print([n for n in sys.modules if n.split('.')[0] in heavy])\n"
         "print(sorted({n.split('.')[1] for n in sys.modules if n.startswith('proxy.')} - {'relay', 'core', 'kernel'}))"
     )
