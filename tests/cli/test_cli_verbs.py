@@ -113,6 +113,37 @@ def test_history_is_never_wider_than_the_screen(width: int) -> None:
     assert all(span(line) <= width for line in history.render(entries, width=width))
 
 
+def test_history_says_who_asked_for_what_and_has_what_is_no_swap_in_its_place(
+    proxy: FakeProxy, proxyctl: Callable[..., Result]
+) -> None:
+    swap, pause, reload, stop = (
+        {"via": "tcp", "from": "10.0.0.7:50412", "as": "token"},
+        {"via": "socket", "from": "pid 12 (proxyctl pause)", "as": "root"},
+        {"via": "signal", "from": "SIGHUP", "as": ""},
+        {"via": "", "from": "", "as": ""},
+    )
+    proxy.control.entries = [result_of(by=swap, started=1789000100.0, finished=1789000101.0), result_of()]
+    proxy.control.done = [
+        {"time": 1789000100.0, "action": "swap", "service": "web", "operation": 1, "by": swap},
+        {"time": 1789000050.0, "action": "pause", "service": "web", "by": pause},
+        {"time": 1789000200.0, "action": "reload", "service": None, "by": reload, "changes": 2},
+        {"time": 1789000300.0, "action": "stop", "service": None, "by": stop, "now": True},
+    ]
+    head, *lines = proxyctl("history").out.splitlines()
+    assert head.split()[-1] == "BY"
+    assert [line.split()[2:4] for line in lines] == [
+        ["web", "swap"],
+        ["web", "pause"],
+        ["web", "swap"],
+        ["-", "reload"],
+        ["-", "stop"],
+    ]
+    ends = ["  -", "  root, pid 12 (proxyctl pause)", "  token, 10.0.0.7:50412", "  SIGHUP", "  -"]
+    assert [line.endswith(end) for line, end in zip(lines, ends, strict=True)] == [True] * 5
+    assert "stop now" in lines[-1]
+    assert len(proxyctl("history", "-n", "2").out.splitlines()) == 3
+
+
 def test_history_shows_for_how_long_both_accepted_where_they_did(
     proxy: FakeProxy, proxyctl: Callable[..., Result]
 ) -> None:
