@@ -111,7 +111,8 @@ Command = Annotated[
 class Fields(BaseModel):
     """Unknown fields are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Built when one is first needed: most starts of the proxy never do.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Nothing(Fields):
