@@ -27,6 +27,7 @@ def families(sample: Sample, version_of: VersionOf) -> Iterable[Metric]:
     yield _build_info()
     yield from _worker_metrics(sample)
     yield from _state_metrics(sample.services)
+    yield from _swap_metrics(sample.services)
     yield from _traffic_metrics(sample.services, version_of)
     yield _datapath(sample.services)
     yield from _steering_metrics(
@@ -49,6 +50,12 @@ def _worker_metrics(sample: Sample) -> Iterable[Metric]:
     for index, alive in sample.workers.items():
         up.add_metric((str(index),), alive)
     yield up
+    connections = GaugeMetricFamily(
+        "proxy_worker_connections", "Connections that a worker process has open.", labels=("worker",)
+    )
+    for index, count in sample.worker_connections.items():
+        connections.add_metric((str(index),), count)
+    yield connections
     yield CounterMetricFamily(
         "proxy_worker_restarts", "Worker processes that died and were replaced.", value=sample.worker_restarts
     )
@@ -77,6 +84,26 @@ def _state_metrics(services: Sequence[ServiceSample]) -> Iterable[Metric]:
             draining.add_metric(labels, drain.connections)
             deadline.add_metric(labels, drain.deadline)
     return (up, active, draining, deadline)
+
+
+def _swap_metrics(services: Sequence[ServiceSample]) -> Iterable[Metric]:
+    """Moments, where counts would tell no more than between which two scrapes it was."""
+    started = GaugeMetricFamily(
+        "proxy_swap_started_timestamp_seconds",
+        "When the last swap, rollback or restart began, in Unix time.",
+        labels=("service",),
+    )
+    ended = GaugeMetricFamily(
+        "proxy_swap_ended_timestamp_seconds",
+        "When the last swap, rollback or restart with a result ended, in Unix time.",
+        labels=("service", "result"),
+    )
+    for service in services:
+        if service.swap_started is not None:
+            started.add_metric((service.name,), service.swap_started)
+        for result, moment in service.swaps_ended.items():
+            ended.add_metric((service.name, result), moment)
+    return (started, ended)
 
 
 def _traffic_metrics(services: Sequence[ServiceSample], version_of: VersionOf) -> Iterable[Metric]:
