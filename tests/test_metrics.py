@@ -163,6 +163,12 @@ def test_a_rate_sees_the_first_connection_that_is_steered():
     assert series == [({"service": "web", "version": "", "generation": "1"}, 0)] * 2
 
 
+def test_an_alert_sees_the_first_client_that_is_turned_away():
+    found = values(Metrics(lambda: Sample([ServiceSample("web", 0, wire.Counts("web", 0, {}, {}))], {}, 0)))
+    for reason in ("no_backend", "internal"):
+        assert found["proxy_connections_refused_total", (("reason", reason), ("service", "web"))] == 0
+
+
 def test_a_rate_sees_the_first_connection_that_moves_and_the_first_request_that_is_sent_again():
     http = ServiceSample("web", 0, wire.Counts("web", 0, {}, {}), protocol="http")
     found = values(Metrics(lambda: Sample([http], {}, 0)))

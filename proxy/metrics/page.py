@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 VersionOf: TypeAlias = "Callable[[str, int], str]"
 
 _GENERATION = ("service", "version", "generation")
-# These are there from the start, so that a rate sees the first error too.
+# These are there from the start, so that a rate sees the first one too.
 _USUAL_CODES = dict.fromkeys(("200", "500", "502", "503", "504"), 0)
+_REASONS = {"no_backend": 0, "internal": 0}
 
 
 def families(sample: Sample, version_of: VersionOf) -> Iterable[Metric]:
@@ -128,7 +129,7 @@ def _traffic_metrics(services: Sequence[ServiceSample], version_of: VersionOf) -
         "proxy_connections_refused", "Client connections that got no backend.", labels=("service", "reason")
     )
     for service in services:
-        for reason, count in {"no_backend": 0, **service.counts.refused}.items():
+        for reason, count in {**_REASONS, **service.counts.refused}.items():
             refused.add_metric((service.name, reason), count)
         for number, counts in service.counts.generations.items():
             if not number:  # what a service has that is starting or being removed
