@@ -163,6 +163,14 @@ def test_a_rate_sees_the_first_connection_that_is_steered():
     assert series == [({"service": "web", "version": "", "generation": "1"}, 0)] * 2
 
 
+def test_a_graph_sees_the_phases_of_the_very_first_swap():
+    metrics = Metrics()
+    metrics.service("web")
+    zero = values(metrics)
+    for phase in ("start", "health", "switch", "drain", "stop"):
+        assert zero["proxy_swap_phase_seconds_sum", (("phase", phase), ("service", "web"))] == 0
+
+
 def test_an_alert_sees_the_first_client_that_is_turned_away():
     found = values(Metrics(lambda: Sample([ServiceSample("web", 0, wire.Counts("web", 0, {}, {}))], {}, 0)))
     for reason in ("no_backend", "internal"):
