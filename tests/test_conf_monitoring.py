@@ -111,6 +111,21 @@ def fires(name: str, *labels: dict[str, str]) -> dict[str, list[dict[str, str]]]
     return {name: [{"job": "proxyctl", "instance": "a", **each} for each in labels]}
 
 
+def rotation(generation: int, version: str, values: str) -> dict[str, str]:
+    """Whether a generation is in rotation; it starts a minute after the one before it, and goes."""
+    labels = {**WEB, "version": version, "generation": str(generation), "replica": "0"}
+    return series("proxy_backend_up", f"_x{2 * generation} {values} _x20", **labels)
+
+
+def drain(generation: int, connections: str, deadline: str, **labels: str) -> list[dict[str, str]]:
+    """A generation's drain. The version of the first one is v1."""
+    labels = {**WEB, "version": f"v{generation}", "generation": str(generation), **labels}
+    return [
+        series("proxy_drain_active_connections", connections, **labels),
+        series("proxy_drain_deadline_timestamp_seconds", deadline, **labels),
+    ]
+
+
 def without_annotations(rules: str) -> str:
     """The sentences are for people to judge; promtool would compare them word by word."""
     return re.sub(r"^        annotations:\n(?:          .*\n)+", "", rules, flags=re.MULTILINE)
@@ -186,9 +201,10 @@ SITUATIONS: dict[str, Situation] = {
         [
             series("proxy_active_generation", "2x20", **WEB),
             series("proxy_backend_up", "1x20", **R1),
-            series("proxy_backend_up", "0x20", **R2),
+            series("proxy_backend_up", "1x16 0x4", **R2),
         ],
-        fires(DOWN, WEB) | fires("ProxyctlReplicaUnhealthy", R2),
+        fires(DOWN, WEB),
+        spares=("ProxyctlReplicaUnhealthy",),
     ),
     "of two proxies, and two jobs that know one of them, each is judged by itself": Situation(
         [
@@ -197,13 +213,13 @@ SITUATIONS: dict[str, Situation] = {
             series("proxy_active_generation", "1x20", **WEB, instance="b"),
             series("proxy_backend_up", "0x20", **R1, instance="b"),
             series("proxy_active_generation", "2x20", **WEB, job="proxyctl-elsewhere"),
-            series("proxy_backend_up", "0x20", **R1, job="proxyctl-elsewhere"),
-            series("proxy_backend_up", "1x20", **R2, job="proxyctl-elsewhere"),
+            series("proxy_backend_up", "1x20", **R1, job="proxyctl-elsewhere"),
+            series("proxy_backend_up", "0x20", **R2, job="proxyctl-elsewhere"),
             series("proxy_swaps_total", "0x10 1x10", result="failed", **WEB, instance="b"),
             series("proxy_swaps_total", "1x20", result="failed", **WEB),
         ],
-        fires(DOWN, {**WEB, "instance": "b"})
-        | fires("ProxyctlReplicaUnhealthy", {**R1, "instance": "b"})
+        fires(DOWN, {**WEB, "instance": "b"}, {**WEB, "job": "proxyctl-elsewhere"})
+        | fires("ProxyctlReplicaUnhealthy", {**R1, "instance": "b"}, {**R2, "job": "proxyctl-elsewhere"})
         | fires("ProxyctlSwapFailed", {**WEB, "result": "failed", "instance": "b"}),
     ),
     "a backend that starts with the proxy takes half a minute": Situation(
@@ -225,19 +241,22 @@ SITUATIONS: dict[str, Situation] = {
         fires("ProxyctlReplicaUnhealthy", {**V1, "replica": "1"}),
         spares=(DOWN,),
     ),
-    "a version answers one request in ten with 500, another one alone is well": Situation(
+    "a version answers one request in five with 500, one with 502 for a moment, one hardly ever": Situation(
         [
-            series("proxy_http_requests_total", "0+9x20", **V2, code="200"),
+            series("proxy_http_requests_total", "0+4x20", **V2, code="200"),
             series("proxy_http_requests_total", "0+1x20", **V2, code="500"),
             series("proxy_http_requests_total", "0+9x20", **V1, code="200"),
-            series("proxy_http_requests_total", "0x20", **V1, code="500"),
+            series("proxy_http_requests_total", "0x18 9x2", **V1, code="502"),
+            series("proxy_http_requests_total", "0+97x20", **WEB, version="v3", generation="3", code="200"),
+            series("proxy_http_requests_total", "0+3x20", **WEB, version="v3", generation="3", code="500"),
         ],
         fires("ProxyctlVersionFails", {**WEB, "version": "v2"}),
+        spares=("ProxyctlVersionFails",),
     ),
-    "hardly anybody asks, the proxy itself says 400 and 503, and an old version has failed long ago": Situation(
+    "hardly anybody asks, the proxy itself says 503, and an old version has failed long ago": Situation(
         [
-            series("proxy_http_requests_total", "0x19 1", **V2, code="200"),
-            series("proxy_http_requests_total", "0x19 1", **V2, code="500"),
+            series("proxy_http_requests_total", "0x12 1x8", **V2, code="200"),
+            series("proxy_http_requests_total", "0x12 1x8", **V2, code="500"),
             series("proxy_http_requests_total", "100x20", **V1, code="500"),
             series("proxy_http_requests_total", "0+5x20", **WEB, version="", generation="", code="503"),
         ],
@@ -247,7 +266,7 @@ SITUATIONS: dict[str, Situation] = {
     "a backend died three times, another one twice": Situation(
         [
             series("proxy_backend_restarts_total", "0x10 3x10", **WEB, version="v1"),
-            series("proxy_backend_restarts_total", "0x10 2x10", **WEB, version="v2"),
+            series("proxy_backend_restarts_total", "_ 1x9 3x9", **WEB, version="v2"),
         ],
         fires("ProxyctlBackendRestarts", {**WEB, "version": "v1"}),
         spares=("ProxyctlBackendRestarts",),
@@ -261,37 +280,22 @@ SITUATIONS: dict[str, Situation] = {
         spares=("ProxyctlReplicaFlapping",),
     ),
     "v1 and v2 take turns": Situation(
-        [
-            series(
-                "proxy_backend_up",
-                f"_x{2 * number} 0 1 1 _x20",
-                **WEB,
-                version="v1" if number % 2 else "v2",
-                generation=str(number),
-                replica="0",
-            )
-            for number in range(1, 8)
-        ],
+        [rotation(number, "v1" if number % 2 else "v2", "0 1 1") for number in range(1, 8)],
         fires("ProxyctlGenerationFlapping", WEB),
     ),
     "seven versions in ten minutes, and some of them failed to start": Situation(
-        [
-            series(
-                "proxy_backend_up",
-                f"_x{2 * number} 0 {number % 3 and 1} {number % 3 and 1} _x20",
-                **WEB,
-                version=f"v{number}",
-                generation=str(number),
-                replica="0",
-            )
-            for number in range(1, 8)
-        ]
+        [rotation(number, f"v{number}", "0 1 1" if number % 3 else "0 0 0") for number in range(1, 8)]
         + [series("proxy_active_generation", "1x4 2x4 4x4 5x4 7x4", **WEB)],
         {},
         spares=("ProxyctlGenerationFlapping",),
     ),
     "twice in a row a new version fell over, and the old one took over again": Situation(
         [series("proxy_active_generation", "1x4 2x4 1x4 3x4 1x4", **WEB)], fires("ProxyctlGenerationFlapping", WEB)
+    ),
+    "v2 was rolled back twice, and deployed a third time": Situation(
+        [rotation(number, "v1" if number % 2 else "v2", "0 1 1") for number in range(1, 6)],
+        {},
+        spares=("ProxyctlGenerationFlapping",),
     ),
     "a rollback to a warm generation, once": Situation(
         [series("proxy_active_generation", "1x4 2x4 1x12", **WEB)], {}, spares=("ProxyctlGenerationFlapping",)
@@ -315,13 +319,14 @@ SITUATIONS: dict[str, Situation] = {
     ),
     "an upgrade went well, another one failed": Situation(
         [
+            series("up", "1x19 0"),
             series("proxy_control_starts_total", "0x10 1x10", how="upgraded"),
             series("proxy_control_starts_total", "0x20", how="adopted"),
             series("proxy_upgrades_total", "0x10 1x10", result="upgraded"),
             series("proxy_upgrades_total", "0x12 1x8", result="failed"),
         ],
         fires("ProxyctlUpgradeFailed", {"result": "failed"}),
-        spares=("ProxyctlControlRestarted",),
+        spares=("ProxyctlControlRestarted", "ProxyctlDown"),
     ),
     "a swap failed, another was rolled back": Situation(
         [
@@ -331,16 +336,13 @@ SITUATIONS: dict[str, Situation] = {
         ],
         fires("ProxyctlSwapFailed", {**WEB, "result": "failed"}, {**WEB, "result": "rolled_back"}),
     ),
-    "a long drain will be cut short in 90 s, another one has nobody left, a third one has begun": Situation(
+    "a long drain will be cut short in 90 s; others have nobody left, have just begun, or have more time": Situation(
         [
-            series("proxy_drain_active_connections", "5x20", **V1),
-            series("proxy_drain_deadline_timestamp_seconds", "690x20", **V1),
-            series("proxy_drain_active_connections", "5x10 0x10", **V2),
-            series("proxy_drain_deadline_timestamp_seconds", "690x20", **V2),
-            series("proxy_drain_active_connections", "_x16 5x4", **{**V2, "generation": "3"}),
-            series("proxy_drain_deadline_timestamp_seconds", "_x16 610x4", **{**V2, "generation": "3"}),
-            series("proxy_drain_active_connections", "5x20", **{**V2, "generation": "4"}),
-            series("proxy_drain_deadline_timestamp_seconds", "4000x20", **{**V2, "generation": "4"}),
+            *drain(1, "1x20", "690x20"),
+            *drain(2, "5x10 0x10", "690x20"),
+            *drain(3, "_x16 5x4", "_x16 610x4"),
+            *drain(4, "5x20", "800x20"),
+            *drain(1, "5x20", "4000x20", job="proxyctl-elsewhere"),
         ],
         fires("ProxyctlDrainNearDeadline", V1),
         spares=("ProxyctlDrainNearDeadline",),
@@ -348,18 +350,21 @@ SITUATIONS: dict[str, Situation] = {
     "a drain was cut short": Situation(
         [series("proxy_drain_forced_connections_total", "0x10 3x10", **WEB)], fires("ProxyctlDrainForced", WEB)
     ),
-    "a drain goes on behind its deadline, another one is over and only a bake keeps it": Situation(
-        [
-            series("proxy_drain_active_connections", "_x15 2x5", **V1),
-            series("proxy_drain_deadline_timestamp_seconds", "_x15 500x5", **V1),
-            series("proxy_drain_active_connections", "0x20", **V2),
-            series("proxy_drain_deadline_timestamp_seconds", "100x20", **V2),
-        ],
-        fires("ProxyctlDrainStuck", V1),
-        spares=("ProxyctlDrainStuck",),
+    "a drain goes on behind its deadline; others have just met it, have time, or are over and only a bake keeps them": (
+        Situation(
+            [
+                *drain(1, "_x15 1x5", "_x15 500x5"),
+                *drain(2, "0x20", "100x20"),
+                *drain(3, "_x18 5x2", "_x18 560x2"),
+                *drain(4, "5x20", "4000x20"),
+                *drain(1, "5x20", "4000x20", job="proxyctl-elsewhere"),
+            ],
+            fires("ProxyctlDrainStuck", V1),
+            spares=("ProxyctlDrainStuck",),
+        )
     ),
     "clients were turned away": Situation(
-        [series("proxy_connections_refused_total", "0x18 2x2", reason="no_backend", **WEB)],
+        [series("proxy_connections_refused_total", "0x18 1x2", reason="no_backend", **WEB)],
         fires("ProxyctlConnectionsRefused", {**WEB, "reason": "no_backend"}),
     ),
     "nobody answers the scrape, and something else is down too": Situation(
@@ -368,6 +373,7 @@ SITUATIONS: dict[str, Situation] = {
     "a proxy in a job of another name is gone": Situation(
         [
             series("up", "1x5 0x15", job="edge"),
+            series("up", "0x20", job="edge", instance="something else"),
             series("proxy_build_info", "1x5 _x15", job="edge", version="1.0.0", python="3.12.0"),
             series("proxy_build_info", "_x3 1x2 _x15", job="edge", version="1.0.1", python="3.12.0"),
         ],

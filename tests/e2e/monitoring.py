@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import threading
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -89,8 +90,8 @@ class Prometheus:
         return found[0].value if found else None
 
     def wait(self, expression: str) -> None:
-        """Wait until this has a result."""
-        eventually(lambda: self.query(expression), what=expression)
+        """Wait until this has a result. There is nothing new between two scrapes: it is not asked all the time."""
+        eventually(lambda: self.query(expression) or time.sleep(self.interval / 6), what=expression)
 
     def lines(self, expression: str, start: float, end: float, step: float) -> list[Line]:
         parameters = {"query": expression, "start": str(start), "end": str(end), "step": str(step)}

@@ -128,7 +128,7 @@ def _tell(proxy: Watched, prometheus: Prometheus, ports: dict[str, int]) -> None
     wait = prometheus.wait
     with ExitStack() as stack:
         for port in ports.values():
-            stack.enter_context(Calm(port, 4 if SAVE else 2))
+            stack.enter_context(Calm(port, 4 if SAVE else 1))
         stack.enter_context(KeptLoad(ports["web"], KEPT))
         stack.enter_context(held(ports["feed"], FORCED))  # they would stay for ever
         wait("sum by (service) (proxy_connections_total) > 20")
