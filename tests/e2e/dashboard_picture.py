@@ -184,7 +184,10 @@ class Picture:
         colours = self._colours(panel, found)
         legend, lines = _legend(box, found, colours)
         plot = Box(box.x + _AXIS, box.y, box.width - _AXIS, box.height - 20 - _LEGEND * lines)
-        graphs = list(_stacked(found) if custom["stacking"]["mode"] == "normal" else _apart(found))
+        is_stacked = custom["stacking"]["mode"] == "normal"
+        graphs = list(_stacked(found) if is_stacked else _apart(found))
+        if is_stacked:  # on top of another one, nothing would look like as much as that
+            graphs = [graph for graph in graphs if not _is_nothing(graph[1])] or graphs
         values = [value for _, points in graphs for _, low, high in points for value in (low, high)]
         low = min([0.0, *values]) if "min" not in defaults else defaults["min"]
         high = max([low, *values]) or 1.0
@@ -238,7 +241,7 @@ class Picture:
         return plot.x + (min(max(moment, start), end) - start) / (end - start) * plot.width
 
     def _time_axis(self, plot: Box) -> Iterator[str]:
-        for moment, words in moments(self._dashboard.start, self._dashboard.end, max(2, int(plot.width / 58))):
+        for moment, words in moments(self._dashboard.start, self._dashboard.end, max(2, int(plot.width / 52))):
             x = self._at(moment, plot)
             yield upright(x, plot.y, plot.bottom, "grid")
             if plot.x + 20 < x < plot.right - 20:
@@ -294,6 +297,10 @@ def _stacked(found: Sequence[Named]) -> Iterator[tuple[str, Points]]:
             heights[at] = below + (0.0 if math.isnan(value) else value)
             points.append((at, below, heights[at]))
         yield each.legend, points
+
+
+def _is_nothing(points: Points) -> bool:
+    return all(below == above for _, below, above in points)
 
 
 def _apart(found: Sequence[Named]) -> Iterator[tuple[str, Points]]:
