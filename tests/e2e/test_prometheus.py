@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -54,6 +54,10 @@ class Watched(Steered):
             )  # fmt: skip
         if wait:
             self.wait_ready()
+
+    def kill(self) -> None:
+        with suppress(PermissionError):  # an ordinary user may not look at what is steered, and nothing of theirs is
+            super().kill()
 
 
 @dataclass
