@@ -268,19 +268,17 @@ def _legend(box: Box, found: Sequence[Named], colours: dict[str, str]) -> tuple[
             x = 0.0
         rows[-1].append((x, name))
         x += width
+    if len(rows) > 2 and len(rows[1]) > 1:  # room to say how many more there are
+        rows[2].insert(0, rows[1].pop())
     missing = sum(map(len, rows[2:]))
-    words = f"and {missing} more"
-    if missing and rows[1][-1][0] + width_of(rows[1][-1][1] + words, 11) + 26 > box.width:
-        rows[1].pop()
-        words = f"and {missing + 1} more"
-    parts = []
+    words = f"and {missing} more" if missing else ""
+    parts = [text(box.right, box.bottom, words, "faint small", anchor="end")]
     for number, row in enumerate(rows[:2]):
         y = box.bottom - (len(rows[:2]) - 1 - number) * _LEGEND
         for left, name in row:
+            room = box.width - left - 20 - (width_of(words, 11) if number else 0)
             parts.append(rectangle(Box(box.x + left, y - 5, 12, 3), fill=colours[name], radius=1.5))
-            parts.append(text(box.x + left + 17, y, name, "legend small"))
-    if missing:
-        parts.append(text(box.right, box.bottom, words, "faint small", anchor="end"))
+            parts.append(text(box.x + left + 17, y, shortened(name, room, 11), "legend small"))
     return parts, len(rows[:2])
 
 
