@@ -41,8 +41,10 @@ def sample() -> Sample:
         datapath_configured="steer",
         replicas=[ReplicaSample("v2", 2, 0, up=True)],
         drains=[DrainSample("v1", 1, 2, 1_800_000_000.0)],
+        swap_started=1_799_999_969.5,
+        swaps_ended={"swapped": 1_799_990_000.25, "failed": 1_799_980_000.0},
     )
-    return Sample(services=[service], workers={0: True, 1: False}, worker_restarts=3)
+    return Sample(services=[service], workers={0: True, 1: False}, worker_restarts=3, worker_connections={0: 2, 1: 0})
 
 
 @pytest.fixture
@@ -88,6 +90,26 @@ def test_values_carry_the_labels_that_tell_versions_apart(metrics):
     assert found["proxy_connections_refused_total", (("reason", "no_backend"), ("service", "web"))] == 4
     assert found["proxy_connection_duration_seconds_bucket", (*labels[:1], ("le", "+Inf"), *labels[1:])] == 4
     assert found["proxy_drain_forced_connections_total", (("service", "web"),)] == 2
+
+
+def test_a_dashboard_can_mark_when_a_swap_began_and_how_and_when_it_ended(metrics):
+    found = values(metrics)
+    web = ("service", "web")
+    assert found["proxy_swap_started_timestamp_seconds", (web,)] == 1_799_999_969.5
+    assert found["proxy_swap_ended_timestamp_seconds", (("result", "swapped"), web)] == 1_799_990_000.25
+    assert found["proxy_swap_ended_timestamp_seconds", (("result", "failed"), web)] == 1_799_980_000.0
+
+
+def test_a_service_that_was_never_swapped_claims_no_time_of_a_swap():
+    metrics = Metrics(lambda: Sample([ServiceSample("web", 1, wire.Counts("web", 0, {}, {}))], {}, 0))
+    assert not [name for name, _ in values(metrics) if name.startswith("proxy_swap_started")]
+    assert not [name for name, _ in values(metrics) if name.startswith("proxy_swap_ended")]
+
+
+def test_workers_that_share_their_work_badly_can_be_seen(metrics):
+    found = values(metrics)
+    assert found["proxy_worker_connections", (("worker", "0"),)] == 2
+    assert found["proxy_worker_connections", (("worker", "1"),)] == 0
 
 
 def test_requests_are_told_apart_by_who_answered_and_how(metrics):
@@ -139,6 +161,20 @@ def test_a_rate_sees_the_first_connection_that_is_steered():
     found = values(Metrics(lambda: Sample([steered], {}, 0)))
     series = [(dict(labels), value) for (name, labels), value in found.items() if name.startswith("proxy_steer")]
     assert series == [({"service": "web", "version": "", "generation": "1"}, 0)] * 2
+
+
+def test_a_graph_sees_the_phases_of_the_very_first_swap():
+    metrics = Metrics()
+    metrics.service("web")
+    zero = values(metrics)
+    for phase in ("start", "health", "switch", "drain", "stop"):
+        assert zero["proxy_swap_phase_seconds_sum", (("phase", phase), ("service", "web"))] == 0
+
+
+def test_an_alert_sees_the_first_client_that_is_turned_away():
+    found = values(Metrics(lambda: Sample([ServiceSample("web", 0, wire.Counts("web", 0, {}, {}))], {}, 0)))
+    for reason in ("no_backend", "internal"):
+        assert found["proxy_connections_refused_total", (("reason", reason), ("service", "web"))] == 0
 
 
 def test_a_rate_sees_the_first_connection_that_moves_and_the_first_request_that_is_sent_again():

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
+_PHASES = ("start", "health", "switch", "drain", "stop")  # of every swap; some bake, too
 _PHASE_BUCKETS = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 # The library has no types for these.
@@ -91,6 +92,8 @@ class Metrics:
             self._swaps.begin(name, result)
         for outcome in ("drained", "forced"):
             self._drain_outcomes.begin(name, outcome)
+        for phase in _PHASES:
+            self._phases.begin(name, phase)
         self._forced.begin(name)
         self._drains.begin(name)
         self.on_change()

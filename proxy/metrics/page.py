@@ -19,14 +19,16 @@ if TYPE_CHECKING:
 VersionOf: TypeAlias = "Callable[[str, int], str]"
 
 _GENERATION = ("service", "version", "generation")
-# These are there from the start, so that a rate sees the first error too.
+# These are there from the start, so that a rate sees the first one too.
 _USUAL_CODES = dict.fromkeys(("200", "500", "502", "503", "504"), 0)
+_REASONS = {"no_backend": 0, "internal": 0}
 
 
 def families(sample: Sample, version_of: VersionOf) -> Iterable[Metric]:
     yield _build_info()
     yield from _worker_metrics(sample)
     yield from _state_metrics(sample.services)
+    yield from _swap_metrics(sample.services)
     yield from _traffic_metrics(sample.services, version_of)
     yield _datapath(sample.services)
     yield from _steering_metrics(
@@ -49,6 +51,12 @@ def _worker_metrics(sample: Sample) -> Iterable[Metric]:
     for index, alive in sample.workers.items():
         up.add_metric((str(index),), alive)
     yield up
+    connections = GaugeMetricFamily(
+        "proxy_worker_connections", "Connections that a worker process has open.", labels=("worker",)
+    )
+    for index, count in sample.worker_connections.items():
+        connections.add_metric((str(index),), count)
+    yield connections
     yield CounterMetricFamily(
         "proxy_worker_restarts", "Worker processes that died and were replaced.", value=sample.worker_restarts
     )
@@ -79,6 +87,26 @@ def _state_metrics(services: Sequence[ServiceSample]) -> Iterable[Metric]:
     return (up, active, draining, deadline)
 
 
+def _swap_metrics(services: Sequence[ServiceSample]) -> Iterable[Metric]:
+    """Moments, where counts would tell no more than between which two scrapes it was."""
+    started = GaugeMetricFamily(
+        "proxy_swap_started_timestamp_seconds",
+        "When the last swap, rollback or restart began, in Unix time.",
+        labels=("service",),
+    )
+    ended = GaugeMetricFamily(
+        "proxy_swap_ended_timestamp_seconds",
+        "When the last swap, rollback or restart with a result ended, in Unix time.",
+        labels=("service", "result"),
+    )
+    for service in services:
+        if service.swap_started is not None:
+            started.add_metric((service.name,), service.swap_started)
+        for result, moment in service.swaps_ended.items():
+            ended.add_metric((service.name, result), moment)
+    return (started, ended)
+
+
 def _traffic_metrics(services: Sequence[ServiceSample], version_of: VersionOf) -> Iterable[Metric]:
     total = CounterMetricFamily("proxy_connections", "Connections given to a backend.", labels=_GENERATION)
     active = GaugeMetricFamily("proxy_connections_active", "Connections open now.", labels=_GENERATION)
@@ -101,7 +129,7 @@ def _traffic_metrics(services: Sequence[ServiceSample], version_of: VersionOf) -
         "proxy_connections_refused", "Client connections that got no backend.", labels=("service", "reason")
     )
     for service in services:
-        for reason, count in {"no_backend": 0, **service.counts.refused}.items():
+        for reason, count in {**_REASONS, **service.counts.refused}.items():
             refused.add_metric((service.name, reason), count)
         for number, counts in service.counts.generations.items():
             if not number:  # what a service has that is starting or being removed

@@ -34,7 +34,8 @@ class ServiceSample:
     """A service at the moment of a scrape; `active` is the number of the active generation, 0 without one.
 
     With `protocol` "http" there are series of requests too, with "steer" in `datapath_configured` those of what was
-    steered. `datapath` is the data path in effect.
+    steered. `datapath` is the data path in effect. `swap_started` is when the last swap, rollback or restart began, and
+    `swaps_ended` when the last one with each result ended, in Unix time.
     """
 
     name: str
@@ -45,11 +46,14 @@ class ServiceSample:
     protocol: str = "tcp"
     datapath: str = "relay"
     datapath_configured: str = "relay"
+    swap_started: float | None = None
+    swaps_ended: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The whole proxy at the moment of a scrape; `workers` says which indexes are up.
+    """The whole proxy at the moment of a scrape; `workers` says which indexes are up, `worker_connections` how many
+    connections each of them has.
 
     `trouble` says of each kind whether there is any now. `handover_pause` is the longest time, in seconds, for which a
     connection was not read in the last handover from a worker to its successor; None when there was none.
@@ -58,5 +62,6 @@ class Sample:
     services: Sequence[ServiceSample]
     workers: Mapping[int, bool]
     worker_restarts: int
+    worker_connections: Mapping[int, int] = field(default_factory=dict)
     trouble: Mapping[str, bool] = field(default_factory=dict)
     handover_pause: float | None = None
