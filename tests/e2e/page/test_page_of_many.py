@@ -6,6 +6,8 @@ import contextlib
 import selectors
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -64,11 +66,11 @@ class Many:
 
     def grow(self) -> None:
         """Bring every service to its last generation, with a client on each."""
-        with Events(self.proxy) as events:
+        with Events(self.proxy) as events, ThreadPoolExecutor(10) as pool:
             for version in range(1, GENERATIONS + 1):
                 if version > 1:
-                    begun = [self.proxy.begin("swap", name, version=f"v{version}") for name in self.ports]
-                    for each in begun:
+                    swap = partial(self.proxy.begin, "swap", version=f"v{version}")
+                    for each in list(pool.map(swap, self.ports)):
                         events.wait(operation=each["id"], phase="switch", state="end")
                 for port in self.ports.values():
                     self.clients.append(socket.create_connection(("127.0.0.1", port)))
