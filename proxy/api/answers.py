@@ -153,6 +153,14 @@ class UpgradeUnderWay(BaseModel):
     started: Time
 
 
+class Listening(BaseModel):
+    """Where the admin page is, and what it takes."""
+
+    address: str
+    tls: bool
+    tokens: bool
+
+
 class Proxy(BaseModel):
     """The proxy itself."""
 
@@ -162,6 +170,7 @@ class Proxy(BaseModel):
     workers: list[Worker]
     worker_restarts: Count
     config: str
+    admin: Listening | None
     stopping: bool
     limits: Limits
     trouble: list[Trouble]

@@ -64,12 +64,20 @@ def _proxy(proxy: Json, now: float, width: int | None, stories: Collection[Story
     lines = [paint(best(forms, width), "bold")]
     if limits := proxy.get("limits"):
         lines += _limits(limits["descriptors"], width)
+    if admin := proxy.get("admin"):
+        lines += _page(admin, width)
     if proxy.get("stopping"):
         lines.append(line([Cell("the proxy is stopping", "yellow")], width=width))
     lines += _upgrade(proxy, now, width, stories)
     for trouble in _troubles(proxy.get("trouble")):
         lines += _machine(trouble, now, width)
     return lines
+
+
+def _page(admin: Json, width: int | None) -> list[str]:
+    url = f"http{'s' if admin['tls'] else ''}://{admin['address']}/"
+    forms = [f"admin page {url}, with a token", f"admin page {url}"] if admin["tokens"] else [f"admin page {url}"]
+    return [paint(best(forms, width), "dim")]
 
 
 def _limits(descriptors: int, width: int | None) -> list[str]:

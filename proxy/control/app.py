@@ -210,6 +210,7 @@ class App:
             pid=os.getpid(),
             config=self.settings.path,
             socket=self.settings.admin.socket,
+            admin=(self._admin() or {}).get("address"),
             start=None if found.how == "first" else found.how,
         )
         log.info("proxy runs", extra=extra)
@@ -421,6 +422,7 @@ class App:
                 "workers": workers,
                 "worker_restarts": pool.restarts,
                 "config": str(self.settings.path),
+                "admin": self._admin(),
                 "stopping": self._stopping.is_set(),
                 "limits": {"descriptors": limit.soft, "descriptors_hard": limit.hard},
                 "trouble": self.deps.troubles.describe(),
@@ -518,6 +520,15 @@ class App:
                 f"there is no service {name}; there is {known}", hint="`proxyctl status` lists them"
             )
         return self.services[name]
+
+    def _admin(self) -> Json | None:
+        """Where the admin page is, and what it takes."""
+        admin = self.settings.admin
+        listener = self.api_sockets.get(str(admin.listen))
+        if admin.listen is None or listener is None:
+            return None
+        address = str(listeners.bound_address(admin.listen, listener))
+        return {"address": address, "tls": admin.tls_cert is not None, "tokens": admin.token_file is not None}
 
     def _described(self) -> Json:
         return {name: service.describe() for name, service in self.services.items()}

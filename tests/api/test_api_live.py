@@ -62,13 +62,15 @@ def counted(control: FakeControl) -> list[float]:
 
 
 @pytest.fixture
-async def page(api: Api, autojump_clock: trio.testing.MockClock) -> AsyncIterator[Page]:
+async def page(api: Api) -> AsyncIterator[Page]:
     async with api.open(LIVE) as (answer, exchange):
         assert answer.headers["content-type"].startswith("text/event-stream")
         yield Page(exchange)
 
 
-async def test_a_page_begins_with_all_that_runs(page: Page, control: FakeControl) -> None:
+async def test_a_page_begins_with_all_that_runs(
+    page: Page, control: FakeControl, autojump_clock: trio.testing.MockClock
+) -> None:
     first = await page.next()
     assert (first["type"], first["whole"]) == ("status", True)
     assert first["services"] == control.state["services"]
@@ -76,7 +78,9 @@ async def test_a_page_begins_with_all_that_runs(page: Page, control: FakeControl
     assert first["samples"]["services"]["web"]["1"][-1] == 10
 
 
-async def test_then_only_what_has_changed_is_told(page: Page, control: FakeControl) -> None:
+async def test_then_only_what_has_changed_is_told(
+    page: Page, control: FakeControl, autojump_clock: trio.testing.MockClock
+) -> None:
     await page.next()
     control.state["services"]["db"] = json.loads(json.dumps(control.state["services"]["web"]))
     assert (await page.next())["services"].keys() == {"db"}
@@ -90,7 +94,9 @@ async def test_then_only_what_has_changed_is_told(page: Page, control: FakeContr
     assert (await page.next()).keys() == {"type", "time", "proxy"}
 
 
-async def test_what_happens_comes_at_once_with_what_it_has_changed(page: Page, control: FakeControl) -> None:
+async def test_what_happens_comes_at_once_with_what_it_has_changed(
+    page: Page, control: FakeControl, autojump_clock: trio.testing.MockClock
+) -> None:
     await page.next()
     began = trio.current_time()
     control.state["services"]["web"]["state"] = "swapping"
@@ -100,14 +106,16 @@ async def test_what_happens_comes_at_once_with_what_it_has_changed(page: Page, c
     assert trio.current_time() - began < TICK / 2
 
 
-async def test_a_quiet_proxy_shows_that_it_lives(page: Page) -> None:
+async def test_a_quiet_proxy_shows_that_it_lives(page: Page, autojump_clock: trio.testing.MockClock) -> None:
     await page.next()
     began = trio.current_time()
     assert (await page.next()).keys() == {"type", "time"}
     assert trio.current_time() - began == pytest.approx(BEAT, abs=TICK)
 
 
-async def test_a_drain_of_thousands_is_one_event_now_and_then(page: Page, control: FakeControl) -> None:
+async def test_a_drain_of_thousands_is_one_event_now_and_then(
+    page: Page, control: FakeControl, autojump_clock: trio.testing.MockClock
+) -> None:
     await page.next()
     for remaining in reversed(range(900)):
         control.publish("drain", service="web", generation=1, remaining=remaining)

@@ -44,6 +44,22 @@ def test_the_contracts_object_is_enough() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("admin", "says"),
+    [
+        ({"address": "127.0.0.1:9900", "tls": False, "tokens": False}, "admin page http://127.0.0.1:9900/"),
+        ({"address": "[::]:9900", "tls": True, "tokens": True}, "admin page https://[::]:9900/, with a token"),
+    ],
+)
+def test_where_the_admin_page_is_can_be_found(admin: dict[str, Any], says: str) -> None:
+    found = status()
+    found["proxy"]["admin"] = admin
+    assert shown(found).splitlines()[1] == says
+    assert all(span(text) <= 30 for text in shown(found, 30).splitlines())
+    found["proxy"]["admin"] = None
+    assert "admin" not in shown(found)
+
+
 def test_requests_in_flight_are_shown_where_they_are_known() -> None:
     generations = [generation(1, "v1", "draining", in_flight=3), generation(2, "v2", "active", in_flight=0)]
     lines = shown(status(protocol="http", generations=generations)).splitlines()

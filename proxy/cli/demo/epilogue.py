@@ -26,7 +26,8 @@ def while_it_runs(scene: Stage) -> list[str]:
     """When the proxy goes on."""
     proxyctl, url = f"{_program()} --socket {scene.socket}", f"http://127.0.0.1:{scene.port}"
     return [
-        "The proxy goes on. To try:",
+        f"The proxy goes on, and so does its admin page: {scene.page}",
+        "To try:",
         f"  curl {url}/",
         f"  curl -d my-order {url}/orders",
         f"  curl -o /dev/null '{url}/download?seconds=20'    # and swap meanwhile",

@@ -32,13 +32,16 @@ _STOP_LIMIT = 15.0  # seconds from the second signal on, when nothing waits for 
 
 
 class Stage:
-    """`port` is the public one; backends note POSTs in `orders`. `keep`: leave everything as it is at the end."""
+    """`port` is the public one, `page` where the admin page is; backends note POSTs in `orders`. `keep`: leave all of it
+    as it is at the end.
+    """
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="proxyctl-demo-"))
         self.socket = self.folder / "control.sock"
         self.orders = self.folder / "orders.txt"
         self.port = 0
+        self.page = ""
         self.keep = False
         self._client = Client(Where(self.socket, "the demo"))
         self._process: trio.Process | None = None
@@ -64,9 +67,11 @@ class Stage:
             while self._process.poll() is None:
                 # Before it answers, the proxy has no event for others to wait on.
                 with suppress(NotRunningError):
-                    service = self._client.get("/v1/services/demo")
-                    if service["state"] == "serving":
+                    status = self._client.get("/v1/status")
+                    service, admin = status["services"]["demo"], status["proxy"]["admin"]
+                    if service["state"] == "serving" and admin:
                         self.port = int(service["listen"][0].rpartition(":")[2])
+                        self.page = f"http://{admin['address']}/"
                         return
                 await trio.sleep(0.02)
         last = self._log.read_text(errors="replace").splitlines()[-20:]
@@ -133,6 +138,7 @@ class Stage:
         version = f"command = {json.dumps(self._backend)}\n"
         return (
             f"state_dir = {json.dumps(str(self.folder / 'state'))}\n"
+            '[admin]\nlisten = "127.0.0.1:0"\n'
             '[services.demo]\nlisten = "127.0.0.1:0"\nactive = "v1"\n'
             f"protocol = {json.dumps(PROTOCOL)}\n"
             '[services.demo.health]\ntype = "http"\n'

@@ -76,6 +76,7 @@ class Story:
         """Tell it all; returns the exit code."""
         load, say = self._load, self._narrator.say
         say(f'a proxy serves v1 of a small web server on http://127.0.0.1:{self._scene.port}, with protocol = "http"')
+        say(f"its admin page, to look on and to swap as well, is {self._scene.page}")
         say(f"{load.readers} clients begin to GET and {load.buyers} to POST, each on one connection that it keeps")
         try:
             async with trio.open_nursery() as reports:
