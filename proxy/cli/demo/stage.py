@@ -32,7 +32,7 @@ _STOP_LIMIT = 15.0  # seconds from the second signal on, when nothing waits for 
 
 
 class Stage:
-    """`port` is the public one, `page` where the admin page is; backends note POSTs in `orders`. `keep`: leave all of it
+    """`port` is the public one, `page` where the admin page is; backends note POSTs in `orders`. `keep`: leave it all
     as it is at the end.
     """
 
