@@ -83,5 +83,5 @@ def test_every_message_that_is_explained_is_one_the_program_has() -> None:
     source = "".join(path.read_text() for path in (ROOT / "proxy").rglob("*.py"))
     quoted = re.findall(r'"([^"]+)"', "".join(re.findall(r"\*\*(.+?)\*\*", section("Troubleshooting"))))
     fragments = [part.strip() for message in quoted for part in message.split("…") if part.strip()]
-    assert len(fragments) == 4
+    assert len(fragments) == 5
     assert [fragment for fragment in fragments if fragment not in source] == []
