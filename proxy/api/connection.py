@@ -61,19 +61,15 @@ class PlainConnection(Connection):
 
 
 class TlsConnection(Connection):
-    """What Hypercorn takes for TLS: it shakes hands first."""
+    """It shakes hands first."""
 
     def __init__(self, stream: trio.SocketStream, context: ssl.SSLContext) -> None:
         super().__init__(stream)
-        self.transport_stream = stream
         self._tls = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
         self._stream = self._tls
 
     async def do_handshake(self) -> None:
         await self._tls.do_handshake()
-
-    def selected_alpn_protocol(self) -> str:
-        return "http/1.1"  # the one that is offered, and what clients speak that ask for none
 
 
 class _Places:
