@@ -39,7 +39,10 @@ class Connection:
 
     async def send_all(self, data: bytes) -> None:
         with trio.move_on_after(STALL) as scope:
-            await self._stream.send_all(data)
+            try:
+                await self._stream.send_all(data)
+            except trio.BusyResourceError as error:  # Hypercorn says that nothing more comes, without its own lock
+                raise trio.BrokenResourceError("it is being closed") from error
         if scope.cancelled_caught:
             self.close()
             raise trio.BrokenResourceError("the client does not read")

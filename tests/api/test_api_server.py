@@ -172,6 +172,22 @@ async def test_a_client_that_asks_for_another_protocol_cannot_keep_its_place(
     assert "request failed" not in caplog.text
 
 
+@pytest.mark.parametrize(
+    "asked", [b"HEAD / HTTP/1.0\r\n\r\nx", b"GET /livez HTTP/1.0\r\n\r\nGET /livez HTTP/1.0\r\n\r\n"]
+)
+async def test_what_a_client_says_too_much_fills_no_log(
+    api: Api, asked: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(10):
+        async with await api.over_tcp().connect() as stream:
+            await stream.send_all(asked)
+            with trio.fail_after(5):
+                async for _part in stream:
+                    pass
+    assert "Traceback" not in caplog.text
+    assert len(caplog.records) <= 1
+
+
 async def _slow(answer: Callable[[], Awaitable[object]]) -> object:
     await trio.testing.wait_all_tasks_blocked()
     return await answer()
