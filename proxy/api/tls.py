@@ -6,6 +6,7 @@ import logging
 import ssl
 from typing import TYPE_CHECKING
 
+from proxy.config.plain_file import opened
 from proxy.errors import UsageError
 from proxy.logs import facts
 
@@ -57,6 +58,8 @@ class Certificate:
 
 
 def _load(cert: Path, key: Path) -> ssl.SSLContext:
+    for path in (cert, key):
+        opened(path).close()  # the library would wait for somebody to write to a named pipe
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
