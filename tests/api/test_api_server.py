@@ -54,6 +54,22 @@ async def test_more_clients_than_places_wait_their_turn(api: Api) -> None:
         assert (await api.get("/livez")).status == 200
 
 
+async def test_one_customer_with_many_ipv6_addresses_does_not_take_every_place(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    addresses = [f"2001:db8:1:2::{number}" for number in range(1, 5)]
+    peers = iter([*addresses, "2001:db8:9::1"])
+    monkeypatch.setattr(connection, "_peer", lambda _stream: next(peers))
+    monkeypatch.setattr(connection, "EACH", 2)
+    monkeypatch.setattr(connection, "LIMIT", 3)
+    streams = [await api.over_tcp().connect() for _ in addresses]
+    with trio.fail_after(5):
+        assert [await stream.receive_some() for stream in streams[2:]] == [b"", b""]
+        assert (await api.over_tcp().get("/livez")).status == 200
+    for stream in streams:
+        await stream.aclose()
+
+
 async def test_a_client_that_stops_reading_does_not_hold_up_the_end(
     api: Api, control: FakeControl, shutdown: trio.Event, over: trio.Event, autojump_clock: trio.testing.MockClock
 ) -> None:
