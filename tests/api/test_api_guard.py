@@ -406,6 +406,20 @@ class TestTokens:
         assert b'role="alert"' in answer.body
         assert "set-cookie" not in answer.headers
 
+    async def test_who_guesses_at_the_form_is_in_the_log_and_what_they_guess_is_not(
+        self, api: Api, caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        for _ in range(3):
+            assert (await _sign_in(api, "guess" * 6)).status == 401
+        (told,) = [record for record in caplog.records if record.message == "request refused"]
+        assert told.facts == {  # type: ignore[attr-defined]
+            "client": "127.0.0.1",
+            "method": "POST",
+            "path": "/login",
+            "reason": "the token is not right",
+        }
+        assert "guess" not in caplog.text
+
     async def test_nobody_is_signed_in_by_a_page_elsewhere(self, api: Api) -> None:
         """It would see what somebody does there, under a token of its own."""
         assert (await _sign_in(api, TOKENS.read, **FOREIGN)).status == 403
