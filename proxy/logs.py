@@ -27,8 +27,9 @@ class _TextFormatter(logging.Formatter):
         words = [f"{when}.{int(record.msecs):03d}", f"{record.levelname.lower():<7}", record.getMessage()]
         for name, value in getattr(record, "facts", {}).items():
             text = str(value)
-            quoted = json.dumps(text) if not text or any(c in text for c in ' "\n=') else text
-            words.append(f"{name}={quoted}")
+            # What a terminal would obey, or take for another line, may have come from anybody.
+            is_plain = text and text.isprintable() and not any(c in text for c in ' "=')
+            words.append(f"{name}={text if is_plain else json.dumps(text)}")
         line = " ".join(words)
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 

@@ -16,6 +16,7 @@ from proxy.api.guard import LOGIN, LOGOUT, Guard
 from proxy.api.handlers import Handlers
 from proxy.api.intake import Intake
 from proxy.api.login import Login
+from proxy.api.refusals import Refusals
 from proxy.errors import ProxyError
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ def build(control: Control, live: Live, shutdown: trio.Event, access: Access | N
     middleware = [Middleware(Intake), Middleware(Crashes)]
     if access:
         parts = page.paths()
-        login = Login(access)
+        refusals = Refusals()
+        login = Login(access, refusals)
         routes += [
             Route("/", page.index, methods=["GET"]),
             *(Route(path, page.part, methods=["GET"]) for path in parts),
@@ -43,7 +45,7 @@ def build(control: Control, live: Live, shutdown: trio.Event, access: Access | N
             Route(LOGIN, login.enter, methods=["POST"]),
             Route(LOGOUT, login.leave, methods=["POST"]),
         ]
-        middleware.append(Middleware(Guard, access=access, open_paths=parts))
+        middleware.append(Middleware(Guard, access=access, open_paths=parts, refusals=refusals))
     app = Starlette(
         routes=routes,
         middleware=middleware,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import socket
 from collections import Counter
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from proxy.api.site import site_of
 from proxy.logs import facts
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 STALL = 300.0  # seconds that one piece of a response may take; long enough for `proxyctl logs v1 | less`
 LIMIT = 256  # connections on one listener; more wait in its queue
-EACH = 64  # of them for one address that is not this machine
+EACH = 64  # of them from one place (site.py) that is not this machine
 _PAUSE = 1.0  # seconds
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,10 @@ class Connection:
 
     async def send_all(self, data: bytes) -> None:
         with trio.move_on_after(STALL) as scope:
-            await self._stream.send_all(data)
+            try:
+                await self._stream.send_all(data)
+            except trio.BusyResourceError as error:  # Hypercorn says that nothing more comes, without its own lock
+                raise trio.BrokenResourceError("it is being closed") from error
         if scope.cancelled_caught:
             self.close()
             raise trio.BrokenResourceError("the client does not read")
@@ -61,46 +64,42 @@ class PlainConnection(Connection):
 
 
 class TlsConnection(Connection):
-    """What Hypercorn takes for TLS: it shakes hands first."""
+    """It shakes hands first."""
 
     def __init__(self, stream: trio.SocketStream, context: ssl.SSLContext) -> None:
         super().__init__(stream)
-        self.transport_stream = stream
         self._tls = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
         self._stream = self._tls
 
     async def do_handshake(self) -> None:
         await self._tls.do_handshake()
 
-    def selected_alpn_protocol(self) -> str:
-        return "http/1.1"  # the one that is offered, and what clients speak that ask for none
-
 
 class _Places:
-    """How many connections there may be: in all, and for one address that is not this machine's own."""
+    """How many connections there may be: in all, and from one site that is not this machine."""
 
     def __init__(self) -> None:
         self._all = trio.Semaphore(LIMIT)
-        self._by_address: Counter[str] = Counter()
+        self._by_site: Counter[str] = Counter()
 
     async def one_more(self) -> None:
         """Wait until there may be another."""
         await self._all.acquire()
 
-    def take(self, address: str) -> bool:
+    def take(self, site: str) -> bool:
         """Whether one that has come may stay."""
-        if address and self._by_address[address] >= EACH:
+        if site and self._by_site[site] >= EACH:
             return False
-        self._by_address[address] += 1
+        self._by_site[site] += 1
         return True
 
-    def leave(self, address: str | None = None) -> None:
-        """`address` None: it had not come yet."""
+    def leave(self, site: str | None = None) -> None:
+        """`site` None: it had not come yet."""
         self._all.release()
-        if address is not None:
-            self._by_address[address] -= 1
-            if not self._by_address[address]:
-                del self._by_address[address]
+        if site is not None:
+            self._by_site[site] -= 1
+            if not self._by_site[site]:
+                del self._by_site[site]
 
 
 class Connections:
@@ -127,10 +126,10 @@ class Connections:
                 log.warning("the API cannot accept", extra=facts(reason=error.strerror))
                 await trio.sleep(_PAUSE)
                 continue
-            address = _elsewhere(stream)
-            if places.take(address):
+            site = site_of(_peer(stream))
+            if places.take(site):
                 connection = TlsConnection(stream, certificate.context) if certificate else PlainConnection(stream)
-                self._nursery.start_soon(self._run, connection, serve, places, address)
+                self._nursery.start_soon(self._run, connection, serve, places, site)
             else:
                 stream.socket.close()
                 places.leave()
@@ -146,7 +145,7 @@ class Connections:
             self._nursery.cancel_scope.cancel()
 
     async def _run(
-        self, connection: Connection, serve: Callable[[Connection], Awaitable[None]], places: _Places, address: str
+        self, connection: Connection, serve: Callable[[Connection], Awaitable[None]], places: _Places, site: str
     ) -> None:
         self._open.add(connection)
         try:
@@ -156,15 +155,15 @@ class Connections:
         finally:
             self._open.discard(connection)
             connection.close()
-            places.leave(address)
+            places.leave(site)
 
 
-def _elsewhere(stream: trio.SocketStream) -> str:
-    """The address that a connection comes from; empty for this machine's own."""
+def _peer(stream: trio.SocketStream) -> str:
+    """The address at the other end; empty for a Unix socket, and where it has gone again."""
     if stream.socket.family == socket.AF_UNIX:
         return ""
     try:
         address: str = stream.socket.getpeername()[0]
-    except OSError:  # it has gone again
+    except OSError:
         return ""
-    return "" if ipaddress.ip_address(address.partition("%")[0]).is_loopback else address
+    return address

@@ -8,30 +8,27 @@ nobody has thought of is refused like any other.
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
-import trio
 from starlette.datastructures import Headers
 from starlette.responses import RedirectResponse
 
 from proxy.api import foreign
-from proxy.api.access import NEEDED
 from proxy.api.errors import RequestError, error_response
+from proxy.api.refusals import address_of
 from proxy.core.caller import Caller
-from proxy.logs import facts
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from proxy.api.access import Access
+    from proxy.api.refusals import Refusals
 
 CALLER, ROLE = "proxyctl.caller", "proxyctl.role"  # in the scope of a request
 LOGIN, LOGOUT = "/login", "/logout"
 
 _READING = ("GET", "HEAD")
 _HEALTH = frozenset({"/livez", "/readyz"})
-_QUIET = 10.0  # seconds between two lines of one kind in the log
 
 # The page has scripts and styles of its own alone, nobody may frame it, and nobody on the way keeps anything of it.
 _CONTENT = (
@@ -52,18 +49,16 @@ _HEADERS = [
 ]
 _NOT_KEPT = (b"cache-control", b"no-store")
 
-log = logging.getLogger(__name__)
-
 
 class Guard:
     """Middleware for the TCP listener. `open_paths` are for everybody: what the page is made of, not what it shows."""
 
-    def __init__(self, app: ASGIApp, *, access: Access, open_paths: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, *, access: Access, open_paths: frozenset[str], refusals: Refusals) -> None:
         self._app = app
+        self._refusals = refusals
         self._access = access
         self._anonymous = _HEALTH | ({"/metrics"} if access.metrics_open else frozenset())
         self._open = open_paths | {LOGIN, LOGOUT}
-        self._told: dict[str, float] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -72,7 +67,7 @@ class Guard:
         try:
             await self._admit(scope, Headers(scope=scope))
         except RequestError as refusal:
-            self._tell(scope, refusal)
+            self._refusals.tell(scope, refusal)
             wants_page = refusal.status == 401 and scope["path"] == "/" and scope["method"] in _READING
             answer = RedirectResponse(LOGIN, 303) if wants_page else error_response(refusal, headers=refusal.headers)
             await answer(scope, receive, _with_headers(send))
@@ -102,25 +97,6 @@ class Guard:
             _refuse(foreign.wrong_content_type(headers))
         scope[CALLER] = Caller("tcp", _place(scope), admitted.right)
         scope[ROLE] = admitted.role
-
-    def _tell(self, scope: Scope, refusal: RequestError) -> None:
-        """In the log, but not as often as somebody likes to ask; whoever has not signed in yet is nobody's trouble."""
-        if refusal.message == NEEDED:
-            return
-        now = trio.current_time()
-        if now - self._told.get(refusal.code, -_QUIET) < _QUIET:
-            return
-        self._told[refusal.code] = now
-        path, client = scope["path"][:100], address_of(scope)
-        log.warning(
-            "request refused", extra=facts(client=client, method=scope["method"], path=path, reason=refusal.message)
-        )
-
-
-def address_of(scope: Scope) -> str:
-    """Where a request comes from, without the port; empty over a Unix socket."""
-    client = scope.get("client")
-    return str(client[0]) if client else ""
 
 
 def _place(scope: Scope) -> str:

@@ -10,12 +10,14 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from proxy.api import body, page, session
 from proxy.api.errors import RequestError
-from proxy.api.guard import LOGIN, address_of
+from proxy.api.guard import LOGIN
+from proxy.api.refusals import address_of
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
     from proxy.api.access import Access
+    from proxy.api.refusals import Refusals
 
 _FORM = "application/x-www-form-urlencoded"
 _PLACE = "<!-- what went wrong -->"
@@ -24,8 +26,9 @@ _PLACE = "<!-- what went wrong -->"
 class Login:
     """Its page says what went wrong; it works without scripts."""
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Access, refusals: Refusals) -> None:
         self._access = access
+        self._refusals = refusals
 
     async def form(self, _request: Request) -> Response:
         return RedirectResponse("/", 303) if self._access.tokens is None else _page()
@@ -38,6 +41,7 @@ class Login:
             token = _token(request.headers.get("content-type", ""), await body.received(request))
             role = await self._access.role_of_token(token, address_of(request.scope))
         except RequestError as error:
+            self._refusals.tell(request.scope, error)
             return _page(error)
         return self._with_cookie("/", session.issue(role, tokens.current))
 

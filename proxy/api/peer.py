@@ -7,15 +7,18 @@ import socket
 import struct
 from typing import TYPE_CHECKING
 
+import trio
+
 from proxy.api.guard import CALLER
 from proxy.core.caller import Caller
 from proxy.kernel import procfs
 
 if TYPE_CHECKING:
-    import trio
     from starlette.types import ASGIApp, Receive, Scope, Send
 
+LOOK_UP = 2.0  # seconds for who it is
 _LONGEST = 100  # characters of a command line
+_AT_ONCE = trio.CapacityLimiter(4)  # look-ups; those that hang keep nothing else from having a thread
 
 
 def credentials(connected: socket.socket | trio.socket.SocketType) -> tuple[int, int]:
@@ -24,8 +27,17 @@ def credentials(connected: socket.socket | trio.socket.SocketType) -> tuple[int,
     return pid, uid
 
 
-def known_as(pid: int, uid: int) -> Caller:
-    """What there is to say of somebody who asks over the socket: the process, while it is there, and its user."""
+async def known_as(pid: int, uid: int) -> Caller:
+    """What there is to say of somebody who asks over the socket: the process, while it is there, and its user.
+
+    In a thread: names of users may come from a server elsewhere (nsswitch.conf(5)), which may not answer.
+    """
+    with trio.move_on_after(LOOK_UP):
+        return await trio.to_thread.run_sync(_known_as, pid, uid, abandon_on_cancel=True, limiter=_AT_ONCE)
+    return Caller("socket", f"pid {pid}", f"user {uid}")
+
+
+def _known_as(pid: int, uid: int) -> Caller:
     command = procfs.command_line(pid)[:_LONGEST] if pid else ""
     place = f"pid {pid} ({command})" if command else f"pid {pid}" if pid else "another pid namespace"
     try:
@@ -45,5 +57,5 @@ class Introduced:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope.get("method") == "POST":
-            scope[CALLER] = known_as(self._pid, self._uid)
+            scope[CALLER] = await known_as(self._pid, self._uid)
         await self._app(scope, receive, send)

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
-from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 
 from proxy.api.access import Access
 from proxy.api.app import build
 from proxy.api.connection import Connection, Connections
+from proxy.api.http1 import Http1Server
 from proxy.api.listeners import tcp_listener, unix_listener
 from proxy.api.live import Live
 from proxy.api.peer import Introduced, credentials
@@ -32,7 +32,6 @@ from proxy.logs import facts
 if TYPE_CHECKING:
     import socket as stdlib
     from collections.abc import Awaitable, Callable
-    from typing import Any
 
     from hypercorn.typing import ASGIFramework
     from starlette.applications import Starlette
@@ -141,7 +140,7 @@ def _handler(app: Starlette, context: WorkerContext, *, is_unix: bool) -> Callab
     async def handle(connection: Connection) -> None:
         known = Introduced(app, *credentials(connection.socket)) if is_unix else app
         wrapped = ASGIWrapper(cast("ASGIFramework", known))
-        await TCPServer(wrapped, config, context, state, cast("Any", connection))
+        await Http1Server(wrapped, config, context, state, connection)
 
     return handle
 

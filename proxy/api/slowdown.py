@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import ipaddress
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
 
 import trio
 
+from proxy.api.site import site_of
+
 FIRST, LONGEST = 0.25, 8.0  # seconds that an answer to a failed attempt is held back
 MEMORY = 60.0  # seconds without a failure after which an address begins anew
 WAITING = 4  # answers that are held back for one address; more attempts are refused without a look at them
 _ADDRESSES = 1024  # that are remembered; the one that failed longest ago goes first
-_SITE = 64  # bits of an IPv6 address: one customer of a provider has all that follow
 
 
 @dataclass
@@ -31,12 +31,12 @@ class Slowdown:
 
     def refuses(self, address: str) -> int:
         """For how many seconds an attempt from there is not looked at; 0 is a welcome."""
-        found = self._known.get(_site(address))
+        found = self._known.get(site_of(address))
         return math.ceil(self._delay(found.failures)) if found and found.waiting >= WAITING else 0
 
     async def failed(self, address: str) -> None:
         """Hold back the answer to a failed attempt from there."""
-        record = self._record(_site(address))
+        record = self._record(site_of(address))
         now = trio.current_time()
         record.failures = 1 if now - record.last > MEMORY else record.failures + 1
         record.last = now
@@ -55,15 +55,3 @@ class Slowdown:
         while len(self._known) > _ADDRESSES:
             self._known.popitem(last=False)
         return record
-
-
-def _site(address: str) -> str:
-    try:
-        ip = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(ip, ipaddress.IPv6Address):
-        if ip.ipv4_mapped:
-            return str(ip.ipv4_mapped)
-        return str(ipaddress.ip_network((ip, _SITE), strict=False))
-    return str(ip)

@@ -6,6 +6,8 @@ import logging
 import ssl
 from typing import TYPE_CHECKING
 
+from proxy.api.changes import signature
+from proxy.config.plain_file import opened
 from proxy.errors import UsageError
 from proxy.logs import facts
 
@@ -33,8 +35,8 @@ class Certificate:
     @property
     def context(self) -> ssl.SSLContext:
         """Files that cannot be used, such as one of two that are being replaced, leave it as it was."""
-        if (signature := self._look()) != self._signature:
-            self._signature = signature
+        if (now := self._look()) != self._signature:
+            self._signature = now
             try:
                 self._context = _load(*self._files)
             except (OSError, ValueError) as error:
@@ -44,19 +46,13 @@ class Certificate:
                 log.info("certificate read", extra=facts(file=self._files[0]))
         return self._context
 
-    def _look(self) -> tuple[tuple[int, int, int], ...]:
-        found = []
-        for path in self._files:
-            try:
-                status = path.stat()
-            except OSError:
-                found.append((0, 0, 0))
-            else:
-                found.append((status.st_ino, status.st_mtime_ns, status.st_size))
-        return tuple(found)
+    def _look(self) -> tuple[tuple[int, ...], ...]:
+        return tuple(signature(path) for path in self._files)
 
 
 def _load(cert: Path, key: Path) -> ssl.SSLContext:
+    for path in (cert, key):
+        opened(path).close()  # the library would wait for somebody to write to a named pipe
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])

@@ -7,6 +7,7 @@ import hmac
 import logging
 from typing import TYPE_CHECKING, Literal
 
+from proxy.api.changes import signature
 from proxy.config import tokens
 from proxy.errors import UsageError
 from proxy.logs import facts
@@ -27,7 +28,7 @@ class TokenFile:
     def __init__(self, path: Path) -> None:
         """Raises UsageError if the file cannot be used."""
         self._path = path
-        self._signature = _signature(path)
+        self._signature = signature(path)
         try:
             self._tokens = tokens.read(path)
         except (OSError, ValueError) as error:
@@ -38,8 +39,8 @@ class TokenFile:
 
     @property
     def current(self) -> Tokens:
-        if (signature := _signature(self._path)) != self._signature:
-            self._signature = signature
+        if (now := signature(self._path)) != self._signature:
+            self._signature = now
             try:
                 self._tokens = tokens.read(self._path)
             except (OSError, ValueError) as error:
@@ -60,14 +61,6 @@ class TokenFile:
 def _digest(token: str) -> bytes:
     """All of one length, which compare_digest would give away otherwise."""
     return hashlib.sha256(token.encode()).digest()
-
-
-def _signature(path: Path) -> tuple[int, ...]:
-    try:
-        found = path.stat()
-    except OSError:
-        return ()
-    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size
 
 
 def _reason(error: OSError | ValueError) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from proxy.config import tokens
 from proxy.config.findings import Finding
+from proxy.config.plain_file import opened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +46,7 @@ def _tokens(path: Path) -> Iterator[Finding]:
 def _certificate(cert: Path, key: Path) -> Iterator[Finding]:
     for name, path in (("tls_cert", cert), ("tls_key", key)):
         try:
-            path.open("rb").close()
+            opened(path).close()
         except PermissionError:
             return
         except OSError as error:

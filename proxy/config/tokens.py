@@ -12,6 +12,8 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from proxy.config.plain_file import opened
+
 HOW_TO_MAKE = "make one: (umask 077; for i in 1 2; do head -c 32 /dev/urandom | base64; done > {path})"
 SHORT = 20  # characters; what is shorter can be guessed
 
@@ -45,7 +47,7 @@ def parse(text: str) -> Tokens:
 
 def read(path: Path) -> Tokens:
     """Read a token file. Raises OSError if that cannot be, ValueError if it must not be used."""
-    with path.open("rb") as file:
+    with opened(path) as file:
         if why := _exposed(os.fstat(file.fileno()), path):
             raise ValueError(why)
         content = file.read(_LARGEST)
@@ -57,8 +59,6 @@ def read(path: Path) -> Tokens:
 
 def _exposed(found: os.stat_result, path: Path) -> str:
     """Why others may know what is in it, or have written it; empty where that is not so."""
-    if not stat.S_ISREG(found.st_mode):
-        return "it is not a file"
     if found.st_uid not in {0, os.geteuid()}:
         return f"it belongs to user {found.st_uid}, who is neither root nor the proxy's user"
     # What systemd hands over is shown as readable by a group, and is not (systemd.exec(5), LoadCredential=).

@@ -25,6 +25,7 @@ class Bus:
         self._closed = False
 
     def publish(self, kind: str, **values: Any) -> None:
+        """`time`, where it is not among the values, is now."""
         event = {"type": kind, "time": round(time.time(), 3), **values}
         for channel in tuple(self._channels):
             try:

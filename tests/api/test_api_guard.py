@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 import pytest
 import trio
 
-from proxy.api import session
+from proxy.api import session, slowdown
 from proxy.api.slowdown import FIRST, WAITING
 from proxy.config.tokens import Tokens
 from proxy.core.caller import Caller
@@ -305,6 +306,35 @@ class TestTokens:
         assert "x" * 32 not in caplog.text
         assert len(caplog.records) <= 2  # one for each kind of refusal, however many there are
 
+    async def test_who_is_signed_in_is_not_kept_out_by_those_who_guess_from_there(
+        self, api: Api, own: dict[str, str], nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Behind a proxy with TLS, everybody comes from one address."""
+        monkeypatch.setattr(slowdown, "FIRST", slowdown.LONGEST)
+        turned_away = trio.Event()
+
+        async def guess() -> None:
+            if (await api.over_tcp().get("/v1/status", **WRONG)).status == 429:
+                turned_away.set()
+
+        for _ in range(WAITING + 1):
+            nursery.start_soon(guess)
+        cookie = f"proxyctl-{api.port}={session.issue('act', TOKENS)}"
+        with trio.fail_after(5):
+            await turned_away.wait()
+            answer = await api.over_tcp().post("/v1/services/web/pause", {}, cookie=cookie, **JSON, **own)
+        assert answer.status == 200
+        nursery.cancel_scope.cancel()
+
+    async def test_whoever_was_signed_in_with_an_old_token_can_sign_in_with_the_new_one_at_once(self, api: Api) -> None:
+        """Every page that is open shows its old cookie when the tokens have been changed."""
+        cookie = f"proxyctl-{api.port}={session.issue('act', Tokens('before'))}"
+        with trio.fail_after(2):
+            async with trio.open_nursery() as pages:
+                for _ in range(3 * WAITING):
+                    pages.start_soon(partial(api.over_tcp().get, "/v1/status", cookie=cookie))
+            assert (await _sign_in(api, TOKENS.act)).status == 303
+
     async def test_several_tokens_in_one_request_are_none(self, api: Api) -> None:
         head = "GET /v1/status HTTP/1.1\r\nHost: x\r\n"
         head += f"Authorization: Bearer x\r\nAuthorization: Bearer {TOKENS.act}\r\n\r\n"
@@ -405,6 +435,20 @@ class TestTokens:
         assert answer.status == status
         assert b'role="alert"' in answer.body
         assert "set-cookie" not in answer.headers
+
+    async def test_who_guesses_at_the_form_is_in_the_log_and_what_they_guess_is_not(
+        self, api: Api, caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        for _ in range(3):
+            assert (await _sign_in(api, "guess" * 6)).status == 401
+        (told,) = [record for record in caplog.records if record.message == "request refused"]
+        assert told.facts == {  # type: ignore[attr-defined]
+            "client": "127.0.0.1",
+            "method": "POST",
+            "path": "/login",
+            "reason": "the token is not right",
+        }
+        assert "guess" not in caplog.text
 
     async def test_nobody_is_signed_in_by_a_page_elsewhere(self, api: Api) -> None:
         """It would see what somebody does there, under a token of its own."""

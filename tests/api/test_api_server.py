@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tests.fakes import FakeControl
 
 CHUNKS = b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 40
+UPGRADE = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\nUpgrade: "
 
 
 @pytest.fixture
@@ -51,6 +52,22 @@ async def test_more_clients_than_places_wait_their_turn(api: Api) -> None:
                 await api.get("/livez")
             assert waited.cancelled_caught
         assert (await api.get("/livez")).status == 200
+
+
+async def test_one_customer_with_many_ipv6_addresses_does_not_take_every_place(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    addresses = [f"2001:db8:1:2::{number}" for number in range(1, 5)]
+    peers = iter([*addresses, "2001:db8:9::1"])
+    monkeypatch.setattr(connection, "_peer", lambda _stream: next(peers))
+    monkeypatch.setattr(connection, "EACH", 2)
+    monkeypatch.setattr(connection, "LIMIT", 3)
+    streams = [await api.over_tcp().connect() for _ in addresses]
+    with trio.fail_after(5):
+        assert [await stream.receive_some() for stream in streams[2:]] == [b"", b""]
+        assert (await api.over_tcp().get("/livez")).status == 200
+    for stream in streams:
+        await stream.aclose()
 
 
 async def test_a_client_that_stops_reading_does_not_hold_up_the_end(
@@ -141,6 +158,50 @@ async def test_garbage_and_half_requests_harm_nobody(api: Api, caplog: pytest.Lo
                 assert await stream.receive_some()
     assert (await api.get("/livez")).status == 200
     assert caplog.text == ""
+
+
+@pytest.mark.usefixtures("few_places")
+@pytest.mark.parametrize(
+    "asked",
+    [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0",
+        UPGRADE + b"h2c\r\nHTTP2-Settings: AAMAAABk\r\n\r\n",
+        UPGRADE + b"websocket\r\n\r\n",
+        UPGRADE + b"websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\nxxxxx",
+    ],
+)
+async def test_a_client_that_asks_for_another_protocol_cannot_keep_its_place(
+    api: Api, asked: bytes, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has changed over and says nothing more would stay for ever, and a few of them keep everybody else out."""
+    monkeypatch.setattr("hypercorn.config.Config.keep_alive_timeout", 0.2)
+    async with await api.over_tcp().connect() as first, await api.over_tcp().connect() as second:
+        for stream in (first, second):
+            await stream.send_all(asked)
+        for stream in (first, second):
+            with trio.fail_after(5):
+                answer = b"".join([bytes(part) async for part in stream])
+            assert answer.startswith(b"HTTP/1.1 ")
+            assert not answer.startswith(b"HTTP/1.1 101")
+        assert (await api.over_tcp().get("/livez")).status == 200
+    assert "API failed" not in caplog.text
+    assert "request failed" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "asked", [b"HEAD / HTTP/1.0\r\n\r\nx", b"GET /livez HTTP/1.0\r\n\r\nGET /livez HTTP/1.0\r\n\r\n"]
+)
+async def test_what_a_client_says_too_much_fills_no_log(
+    api: Api, asked: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(10):
+        async with await api.over_tcp().connect() as stream:
+            await stream.send_all(asked)
+            with trio.fail_after(5):
+                async for _part in stream:
+                    pass
+    assert "Traceback" not in caplog.text
+    assert len(caplog.records) <= 1
 
 
 async def _slow(answer: Callable[[], Awaitable[object]]) -> object:

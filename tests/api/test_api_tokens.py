@@ -56,13 +56,16 @@ def test_a_token_that_is_replaced_counts_from_the_next_request_on(path: Path, ca
     assert "b" * 32 not in caplog.text
 
 
-@pytest.mark.parametrize("damage", ["gone", "empty", "public"])
+@pytest.mark.parametrize("damage", ["gone", "empty", "public", "pipe"])
 def test_a_file_that_cannot_be_used_any_more_locks_nobody_out(
     path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = TokenFile(path)
     if damage == "gone":
         path.unlink()
+    elif damage == "pipe":  # whoever opens it waits, and with them all that the control process does
+        path.unlink()
+        os.mkfifo(path, 0o600)
     elif damage == "empty":
         write(path, "# nothing\n")
     else:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
 
-from proxy.config import Admin, admin_files, examine, load
+from proxy.config import Admin, admin_files, examine, load, tokens
+from proxy.config.plain_file import opened
 from proxy.errors import ConfigError
 from tests.config.certificates import make_certificate
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 SERVICE = '[services.web]\nlisten = "127.0.0.1:8080"\nactive = "v1"\n[services.web.versions.v1]\ncommand = "sh"\n'
@@ -91,19 +94,27 @@ def test_a_key_with_a_password_is_an_error_and_no_question(folder: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["tokens", "cert.pem", "key.pem"])
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), lambda path: path.mkdir()])
+def test_what_would_keep_a_check_waiting_is_an_error(folder: Path, name: str, make: Callable[[Path], None]) -> None:
+    (folder / name).unlink()
+    make(folder / name)
+    with pytest.raises(ConfigError, match=f"{name} cannot be read: (it is not a file|is a directory)"):
+        load(config(folder, PUBLIC, TOKENS, *TLS))
+
+
+@pytest.mark.parametrize("name", ["tokens", "cert.pem", "key.pem"])
 def test_who_may_not_read_them_can_still_check_the_rest(
     folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Root may read everything, so that the refusal is played."""
-    kind = type(folder)
-    opened = kind.open
 
-    def refuse(path: Path, *args: str) -> object:
+    def refuse(path: Path) -> object:
         if path.name == name:
             raise PermissionError
-        return opened(path, *args)
+        return opened(path)
 
-    monkeypatch.setattr(kind, "open", refuse)
+    for module in (tokens, admin_files):
+        monkeypatch.setattr(module, "opened", refuse)
     admin = Admin(
         socket=folder / "control.sock",
         listen="0.0.0.0:9900",

@@ -8,41 +8,53 @@ import { showLogs } from "./logs.js";
 export class Actions {
   #dialog = document.getElementById("dialog");
   #opener = null;
+  #opened = 0; // how many there have been
 
   constructor(store, say) {
     this.store = store;
     this.say = say;
-    this.#dialog.addEventListener("close", () => this.#opener?.focus());
+    this.#dialog.addEventListener("close", () => {
+      this.#opened += 1;
+      this.#opener?.focus();
+    });
   }
 
   /** `name` is a service, or nothing for what concerns the whole proxy. */
   open(verb, name) {
-    const found = name && this.store.services[name];
-    this.#show(VERBS[verb](this.store, name, found), name);
+    const plan = () => VERBS[verb](this.store, name, name && this.store.services[name]);
+    this.#show(plan(), name, () => (name && !this.store.services[name] ? null : plan().yes));
   }
 
   logs(name, generation) {
     showLogs(name, generation);
   }
 
-  /** `title`, `text` (what will happen), `fields`, `yes` (the button), `danger`, and `act` with the form's values. */
-  #show(plan, name) {
+  /**
+   * `title`, `text` (what will happen), `fields`, `yes` (the button), `danger`, and `act` with the form's values.
+   * `yesNow` says what the button would say now: others act too, while somebody reads.
+   */
+  #show(plan, name, yesNow) {
     this.#opener = document.activeElement;
+    const number = ++this.#opened; // of another number, everything in it is new: nothing is left that was filled in
+    const isOpen = () => this.#opened === number;
     let problem = null;
     let isBusy = false;
-    const draw = () => patch(this.#dialog, form());
+    const draw = () => isOpen() && patch(this.#dialog, form());
     const submit = async (event) => {
       event.preventDefault();
+      if (isBusy) return;
       const values = Object.fromEntries(new FormData(event.target));
       isBusy = true;
       problem = null;
       draw();
       try {
+        if (yesNow() !== plan.yes) throw new Refused(409, CHANGED);
         const answer = await ask(...plan.act(values));
-        this.#dialog.close();
+        if (isOpen()) this.#dialog.close();
         this.say(plan.done?.(answer) || `${name ? `${name}: ` : ""}${plan.title.toLowerCase()} has begun`);
       } catch (error) {
         problem = error;
+        if (!isOpen()) this.say(`${plan.title}: ${error.message}`);
       }
       isBusy = false;
       draw();
@@ -50,16 +62,25 @@ export class Actions {
     const form = () =>
       h(
         "form",
-        { method: "dialog", onsubmit: submit, "aria-busy": String(isBusy) },
+        { key: number, method: "dialog", onsubmit: submit, "aria-busy": String(isBusy) },
         h("h2", { id: "dialog-title" }, name ? `${plan.title} ${name}` : plan.title),
         plan.text.filter(Boolean).map((text, i) => h("p", { key: i }, text)),
         plan.fields?.(draw),
         problem && refusal(problem),
         h(
           "div",
-          { class: "buttons" },
+          { key: "buttons", class: "buttons" },
           h("button", { type: "button", class: "quiet", onclick: () => this.#dialog.close() }, "Cancel"),
-          h("button", { type: "submit", class: plan.danger ? "danger" : "primary", disabled: isBusy }, plan.yes),
+          h(
+            "button",
+            {
+              type: "submit",
+              class: plan.danger ? "danger" : "primary",
+              // Not `disabled`: that would take the focus from whoever has pressed it with the keyboard.
+              "aria-disabled": isBusy && "true",
+            },
+            plan.yes,
+          ),
         ),
       );
     draw();
@@ -67,11 +88,16 @@ export class Actions {
   }
 }
 
+const CHANGED = {
+  message: "It has changed meanwhile what this would do, and nothing was done.",
+  hint: "Close this, and look again.",
+};
+
 function refusal(error) {
   const isOurs = error instanceof Refused;
   return h(
     "div",
-    { class: "failure", role: "alert" },
+    { key: "refusal", class: "failure", role: "alert" },
     h("p", { class: "reason" }, isOurs ? error.message : "The proxy does not answer; nothing is known to have changed."),
     isOurs && error.hint && h("p", { class: "hint" }, error.hint),
     isOurs && error.details.length > 0 && h("pre", { class: "output", tabindex: 0 }, error.details.join("\n")),
@@ -101,7 +127,7 @@ function connectionsText(found) {
 function deadlineField(found) {
   return h(
     "label",
-    {},
+    { key: "deadline" },
     "Time for open connections",
     h("input", { name: "deadline", placeholder: duration(found.deadline), autocomplete: "off", size: 8 }),
   );
@@ -146,10 +172,10 @@ function swap(store, name, found) {
       ),
       chosen === OTHER &&
         mayBring && [
-          h("label", {}, "Its name", h("input", { name: "new", required: true, autocomplete: "off" })),
+          h("label", { key: "new" }, "Its name", h("input", { name: "new", required: true, autocomplete: "off" })),
           h(
             "label",
-            {},
+            { key: "command" },
             "Its command",
             h("input", { name: "command", required: true, placeholder: "./app --port {port}", autocomplete: "off" }),
           ),

@@ -15,8 +15,12 @@ export function h(tag, props, ...children) {
 export function patch(parent, wanted, svg = parent.namespaceURI === SVG) {
   const keyed = new Map();
   for (const node of parent.childNodes) if (node.key !== undefined) keyed.set(node.key, node);
+  const descriptions = [wanted].flat(Infinity).filter(isSomething).map(asNode);
+  const keys = new Set(descriptions.map(({ props }) => props?.key));
   let at = parent.firstChild;
-  for (const description of [wanted].flat(Infinity).filter(isSomething).map(asNode)) {
+  for (const description of descriptions) {
+    // What has gone goes first: otherwise all behind it would be moved, and lose the focus with that.
+    while (at && at.key !== undefined && !keys.has(at.key)) at = without(at);
     const key = description.props?.key;
     let node = key === undefined ? at : keyed.get(key);
     if (node && node.key === key && isLike(node, description)) {
@@ -28,11 +32,14 @@ export function patch(parent, wanted, svg = parent.namespaceURI === SVG) {
     }
     update(node, description);
   }
-  while (at) {
-    const gone = at;
-    at = at.nextSibling;
-    gone.remove();
-  }
+  while (at) at = without(at);
+}
+
+/** Remove a node; returns the one that stood behind it. */
+function without(node) {
+  const next = node.nextSibling;
+  node.remove();
+  return next;
 }
 
 function isSomething(child) {

@@ -95,13 +95,14 @@ function lost() {
   );
 }
 
+/** Only what the trouble is interrupts whoever listens; for how long it has lasted changes each second. */
 function troubles() {
   return (store.proxy?.trouble || []).map(({ kind, message, hint, since }) =>
     h(
       "div",
-      { key: `trouble-${kind}-${since}`, class: "banner trouble", role: "alert" },
-      h("p", {}, h("strong", {}, "Trouble: "), message, ` (for ${age(store.now - since)})`),
-      hint && h("p", { class: "hint" }, hint),
+      { key: `trouble-${kind}-${since}`, class: "banner trouble" },
+      h("p", { role: "alert" }, h("strong", {}, "Trouble: "), message),
+      h("p", { class: "hint" }, hint && `${hint} `, `(for ${age(store.now - since)})`),
     ),
   );
 }

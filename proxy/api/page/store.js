@@ -49,8 +49,9 @@ export class Store {
   async catchUp() {
     const [access, past] = await Promise.all([ask("/v1/access"), ask(`/v1/history?limit=${KEPT}`)]);
     this.access = access;
-    this.history = past.history;
-    this.actions = past.actions;
+    // What has come over the stream meanwhile may be newer than the answer.
+    this.history = merged(past.history, this.history, ({ id, started }) => `${id} ${started}`, "finished");
+    this.actions = merged(past.actions, this.actions, identity, "time");
   }
 
   #status(event) {
@@ -79,7 +80,7 @@ export class Store {
   }
 
   #action({ type, ...action }) {
-    this.actions = [...this.actions, action].slice(-KEPT);
+    this.actions = merged(this.actions, [action], identity, "time");
   }
 
   /** The operation of a service that is under way, as far as it was seen. */
@@ -99,7 +100,7 @@ export class Store {
   /** Add a sample, when it is time for one. */
   sample() {
     const now = this.now;
-    if (!this.isLive || (this.times.length && now - this.times.at(-1) < INTERVAL)) return;
+    if (!this.isLive || (this.times.length && isWithin(now - this.times.at(-1), INTERVAL))) return;
     this.times.push(now);
     for (const [name, service] of Object.entries(this.services)) {
       const rows = this.samples.get(name) || new Map();
@@ -119,4 +120,19 @@ export class Store {
       }
     }
   }
+}
+
+/** A clock that was set back says nothing of how long ago it was. */
+function isWithin(passed, interval) {
+  return passed >= 0 && passed < interval;
+}
+
+function identity({ time, action, service, by }) {
+  return `${time} ${action} ${service} ${by?.from}`;
+}
+
+/** Both lists as one, without what is in both, oldest first. */
+function merged(some, more, keyOf, when) {
+  const all = new Map([...some, ...more].map((each) => [keyOf(each), each]));
+  return [...all.values()].sort((a, b) => a[when] - b[when]).slice(-KEPT);
 }

@@ -1,0 +1,119 @@
+"""What the page tells, and to whom: everything once, and nothing over and over."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.e2e import configs
+from tests.e2e.harness import Proxy, free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from playwright.sync_api import Page
+
+    from tests.e2e.page.browsing import Watched
+
+# A store of the page that has been answered with `past`, and has learnt of `events` while it waited for that.
+_CAUGHT_UP = """async ({ past, events }) => {
+    const { Store } = await import("/page/store.js");
+    const fetched = window.fetch;
+    const store = new Store();
+    window.fetch = async (path) => {
+        events.forEach((event) => store.take(event));
+        return new Response(JSON.stringify(path.startsWith("/v1/access") ? { role: "act" } : past));
+    };
+    await store.catchUp();
+    window.fetch = fetched;
+    events.forEach((event) => store.take(event));
+    return { history: store.history.map(({ id }) => id), actions: store.actions.map(({ action }) => action) };
+}"""
+
+_SET_BACK = """async () => {
+    const { Store } = await import("/page/store.js");
+    const store = new Store();
+    const now = Date.now() / 1000;
+    const samples = { times: [now + 3600], services: {} };
+    store.take({ type: "status", time: now, whole: true, samples, services: {} });
+    store.connected("live");
+    store.sample();
+    return store.times.length;
+}"""
+
+
+class One:
+    def __init__(self, folder: Path) -> None:
+        admin = free_port()
+        self.url = f"http://127.0.0.1:{admin}/"
+        self.proxy = Proxy(folder, configs.service(free_port()), admin=f'listen = "127.0.0.1:{admin}"')
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[One]:
+    one = One(tmp_path_factory.mktemp("one"))
+    with one.proxy:
+        yield one
+
+
+@pytest.fixture
+def page(one: One, watched: Watched) -> Page:
+    page = watched.open(one.url)
+    page.get_by_text("live", exact=True).wait_for()
+    return page
+
+
+def test_what_happens_while_the_page_asks_for_the_history_is_in_it_once(page: Page) -> None:
+    old, new = ({"id": number, "started": number, "finished": number + 1.5} for number in (1, 2))
+    by = {"via": "tcp", "from": "10.0.0.7:5", "as": "token"}
+    pause, resume = (
+        {"time": at, "action": name, "service": "web", "by": by} for at, name in ((1, "pause"), (2, "resume"))
+    )
+    result: dict[str, Any] = {**new, "service": "web", "kind": "swap", "to": "v2", "result": "swapped"}
+    events = [
+        {"type": "result", "operation": 2, "result": result},
+        {"type": "action", **pause},
+        {"type": "action", **resume},
+    ]
+    past = {"history": [old], "actions": [pause]}
+    found = page.evaluate(_CAUGHT_UP, {"past": past, "events": events})
+    assert found == {"history": [1, 2], "actions": ["pause", "resume"]}
+
+
+def test_an_action_has_one_time_on_file_and_in_the_stream(page: Page, one: One) -> None:
+    page.evaluate("""() => {
+        window.told = [];
+        window.source = new EventSource("/v1/events");
+        window.source.addEventListener("action", ({ data }) => window.told.push(JSON.parse(data).time));
+        return new Promise((opened) => { window.source.onopen = opened; });
+    }""")
+    for verb in ("pause", "resume") * 10:
+        one.proxy.begin(verb)
+    page.wait_for_function("window.told.length === 20")
+    on_file = [each["time"] for each in one.proxy.ask("GET", "/v1/history")[1]["actions"]]
+    assert page.evaluate("window.told") == on_file[-20:]
+    page.evaluate("window.source.close()")
+
+
+def test_the_chart_goes_on_when_the_clock_is_set_back(page: Page) -> None:
+    assert page.evaluate(_SET_BACK) == 2
+
+
+def test_trouble_interrupts_whoever_listens_once_and_not_each_second(page: Page, one: One) -> None:
+    path = one.proxy.state_dir / "audit.jsonl"
+    path.unlink(missing_ok=True)
+    path.mkdir()
+    one.proxy.begin("pause")
+    trouble = page.get_by_role("alert").filter(has_text="audit cannot be written")
+    trouble.wait_for()
+    said = trouble.inner_text()
+    shown = page.locator(".trouble").inner_text()
+    time.sleep(1.5)
+    assert trouble.inner_text() == said
+    assert page.locator(".trouble").inner_text() != shown
+    path.rmdir()
+    one.proxy.begin("resume")
+    trouble.wait_for(state="hidden")
