@@ -39,10 +39,7 @@ _HEADERS = [
     (b"content-security-policy", _CONTENT),
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
-    (
-        b"referrer-policy",
-        b"same-origin",
-    ),  # with "no-referrer" browsers would not say which page signs in (Origin: null)
+    (b"referrer-policy", b"same-origin"),  # by "no-referrer" the sign-in form's Origin would be null
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"permissions-policy", b"camera=(), microphone=(), geolocation=()"),
@@ -83,8 +80,10 @@ class Guard:
         _refuse(foreign.ambiguous(headers), foreign.wrong_host(headers, only_loopback=access.tokens is None))
         if path in self._open and reads:
             return
-        if path != "/":  # which may be come to by a link
+        if path != "/":
             _refuse(foreign.foreign_page(headers, must_say=False))
+        elif reads and foreign.foreign_page(headers, must_say=False):
+            return  # by a link: then no cookie comes along (SameSite=Strict), but with what the page itself asks for
         if path in self._open:
             return
         admitted = await access.identify(headers, address_of(scope))

@@ -34,7 +34,7 @@ class TokenFile:
         except (OSError, ValueError) as error:
             raise UsageError(
                 f"admin.token_file {path} cannot be used: {_reason(error)}",
-                hint=tokens.HOW_TO_MAKE.format(path=path),
+                hint=getattr(error, "hint", "") or "`proxyctl check`, as the user that runs the proxy, says more",
             ) from error
 
     @property

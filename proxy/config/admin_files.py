@@ -38,9 +38,8 @@ def _tokens(path: Path) -> Iterator[Finding]:
         return
     except OSError as error:
         yield Finding(where, f"{path} cannot be read: {(error.strerror or str(error)).lower()}")
-    except ValueError as error:
-        hint = f"chmod 600 {path}" if "mode" in str(error) else tokens.HOW_TO_MAKE.format(path=path)
-        yield Finding(where, f"{path} cannot be used: {error}", hint)
+    except tokens.TokenFileError as error:
+        yield Finding(where, f"{path} cannot be used: {error}", error.hint)
 
 
 def _certificate(cert: Path, key: Path) -> Iterator[Finding]:

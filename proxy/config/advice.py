@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 from typing import TYPE_CHECKING
 
 from proxy.config import tokens
@@ -42,6 +43,11 @@ def _admin(admin: Admin) -> Iterator[Finding]:
     if not admin.listen.is_loopback and not admin.tls_cert:
         message = f"{admin.listen} is reached without TLS: whoever is on the way can read the tokens, and use them"
         yield Finding(("admin", "listen"), message, "set tls_cert and tls_key")
+    if admin.tls_key:
+        with contextlib.suppress(OSError):
+            if admin.tls_key.stat().st_mode & stat.S_IROTH:
+                message = f"everybody on this machine may read {admin.tls_key}, and be taken for this proxy"
+                yield Finding(("admin", "tls_key"), message, f"chmod 600 {admin.tls_key}")
     if admin.token_file:
         with contextlib.suppress(OSError, ValueError):  # what is wrong with the file is said elsewhere
             known = tokens.read(admin.token_file)

@@ -21,6 +21,14 @@ _TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]+")  # what Bearer credentials can be (R
 _LARGEST = 64 * 1024  # bytes
 
 
+class TokenFileError(ValueError):
+    """Why a token file must not be used, with no token in it, and what to do."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
 @dataclass(frozen=True)
 class Tokens:
     """`act` is for everything, `read` for what changes nothing; an empty one does not exist."""
@@ -46,24 +54,28 @@ def parse(text: str) -> Tokens:
 
 
 def read(path: Path) -> Tokens:
-    """Read a token file. Raises OSError if that cannot be, ValueError if it must not be used."""
+    """Read a token file. Raises OSError if that cannot be, TokenFileError if it must not be used."""
     with opened(path) as file:
-        if why := _exposed(os.fstat(file.fileno()), path):
-            raise ValueError(why)
+        _demand_private(os.fstat(file.fileno()), path)
         content = file.read(_LARGEST)
     try:
         return parse(content.decode("utf-8-sig"))
     except UnicodeDecodeError:
-        raise ValueError("it is not text") from None
+        raise TokenFileError("it is not text", HOW_TO_MAKE.format(path=path)) from None
+    except ValueError as error:
+        raise TokenFileError(str(error), HOW_TO_MAKE.format(path=path)) from error
 
 
-def _exposed(found: os.stat_result, path: Path) -> str:
-    """Why others may know what is in it, or have written it; empty where that is not so."""
+def _demand_private(found: os.stat_result, path: Path) -> None:
+    """Raise TokenFileError if others may know what is in it, or have written it."""
     if found.st_uid not in {0, os.geteuid()}:
-        return f"it belongs to user {found.st_uid}, who is neither root nor the proxy's user"
+        raise TokenFileError(
+            f"it belongs to user {found.st_uid}, who is neither root nor the one that this runs as",
+            "chown it to the user that runs the proxy; if it is that user's, check as that user (sudo -u)",
+        )
     # What systemd hands over is shown as readable by a group, and is not (systemd.exec(5), LoadCredential=).
     if path.parent == Path(os.environ.get("CREDENTIALS_DIRECTORY") or "/nowhere"):
-        return ""
+        return
     if mode := stat.S_IMODE(found.st_mode) & 0o077:
-        return f"others may {'read' if mode & 0o044 else 'use'} it (mode {stat.S_IMODE(found.st_mode):04o})"
-    return ""
+        may = "read" if mode & 0o044 else "use"
+        raise TokenFileError(f"others may {may} it (mode {stat.S_IMODE(found.st_mode):04o})", f"chmod 600 {path}")

@@ -373,6 +373,13 @@ class TestTokens:
         assert (out.status, out.headers["location"]) == (303, "/login")
         assert "Max-Age=0" in out.headers["set-cookie"]
 
+    async def test_who_is_signed_in_and_comes_by_a_link_is_not_asked_to_sign_in(self, api: Api) -> None:
+        """The cookie does not come along from another site; the page, once there, has it."""
+        by_link = await api.over_tcp().get("/", sec_fetch_site="cross-site")
+        assert by_link.status == 200
+        assert (await api.over_tcp().get("/", sec_fetch_site="none")).status == 303
+        assert (await api.over_tcp().get("/v1/access", sec_fetch_site="cross-site")).status == 403
+
     async def test_who_signs_in_to_read_cannot_act(self, api: Api, control: FakeControl, own: dict[str, str]) -> None:
         cookie = (await _sign_in(api, TOKENS.read, **own)).headers["set-cookie"].partition(";")[0]
         assert (await api.over_tcp().get("/v1/status", cookie=cookie)).status == 200

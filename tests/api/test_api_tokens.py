@@ -81,7 +81,7 @@ def test_a_start_with_a_file_that_cannot_be_used_is_refused_with_what_to_do(path
     path.chmod(0o640)
     with pytest.raises(UsageError, match="others may read it") as caught:
         TokenFile(path)
-    assert "umask 077" in caught.value.hint
+    assert caught.value.hint == f"chmod 600 {path}"
     assert caught.value.exit_code == 2
 
 

@@ -81,6 +81,23 @@ def test_a_token_file_that_others_may_read_is_an_error_with_the_command_that_men
     assert problem.hint == f"chmod 600 {folder / 'tokens'}"
 
 
+def test_a_token_file_of_the_user_that_runs_the_proxy_is_not_said_to_be_made_anew(folder: Path) -> None:
+    os.chown(folder / "tokens", 12345, -1)
+    with pytest.raises(ConfigError) as caught:
+        load(config(folder, PUBLIC, TOKENS, *TLS))
+    (problem,) = caught.value.problems
+    assert "belongs to user 12345" in problem.message
+    assert "check as that user" in problem.hint
+    assert "umask" not in problem.hint
+
+
+def test_a_key_that_everybody_may_read_is_a_warning(folder: Path) -> None:
+    (folder / "key.pem").chmod(0o644)
+    (warning,) = examine(config(folder, PUBLIC, TOKENS, *TLS)).warnings
+    assert warning.key == "admin.tls_key"
+    assert warning.hint == f"chmod 600 {folder / 'key.pem'}"
+
+
 def test_a_key_that_is_another_certificates_is_an_error(folder: Path) -> None:
     make_certificate(folder, "other.pem", "key.pem")
     with pytest.raises(ConfigError, match="do not go together: key values mismatch"):

@@ -1,6 +1,6 @@
 // The event stream, for as long as somebody looks: lost, it is tried again; behind other tabs, it rests.
 
-const AGAIN = 1000; // milliseconds until a lost stream is tried again
+const AGAIN = 1000; // milliseconds until a lost stream is tried again, and up to as many more: not all pages at once
 const SILENCE = 12000; // milliseconds without a word after which it counts as lost; the proxy speaks every 5 s
 const AWAY = 10000; // milliseconds that the page may be out of sight before its stream is let go
 const TYPES = ["status", "phase", "drain", "result", "action"];
@@ -61,7 +61,7 @@ export class Link {
       } catch {
         this.#lost();
       }
-    }, AGAIN);
+    }, AGAIN * (1 + Math.random()));
   }
 
   #listen() {
