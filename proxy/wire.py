@@ -116,7 +116,8 @@ class Describe(Request):
 class Handover(Request):
     """Stop accepting, and give every connection to the worker at the other end of the socket that comes along.
 
-    The Ack comes when nothing is left here. What could not be carried is served until then.
+    The Ack comes when nothing is left here. What could not be carried is served until then. With an error, it says that
+    what was not `carried` stays here, and that this worker accepts again.
     """
 
 

@@ -12,7 +12,12 @@ The giver's story, told on a channel between the two; nothing blocks, and both s
 A connection is in two processes for a while, but only one ever touches it. Until `taken` is on its way that is the
 giver: should the taker die, the kernel closes the channel, and what was packed goes on where it was. From then on it is
 the taker. Should the giver die in a round, what has come whole is the taker's, too: the dead do not touch anything. A
-giver that gives up alive says `abort` first. Nobody goes by a timeout: an end that hangs may still wake up.
+giver that gives up alive says `abort` first.
+
+A taker that hangs may still wake up, so no timeout decides whose a connection is. A giver that has waited for PATIENCE
+says `abort` all the same, as long as it has not said `go`: a taker that wakes up later reads that before it touches
+anything. After `go` the giver waits on for `taken`, and ends with that round. Either way it accepts again: who comes is
+not to wait for a worker that hangs.
 """
 
 from __future__ import annotations
@@ -45,6 +50,8 @@ READS = frozenset({1})  # the versions of givers whose parcels can be unpacked: 
 # Connections in a round. None is read from when it is packed until the round is over, and until then the old worker can
 # take all of them back: so a round is as long as some tenths of a second allow, rather than as short as it could be.
 ROUND = 4096
+PATIENCE = 5.0  # seconds without a word of the taker, or without room for one to it
+_SILENT = "the taker does not answer"
 
 
 class Giver:
@@ -61,6 +68,7 @@ class Giver:
         gate: Gate,
         ended: Callable[[int, str], None],
     ) -> None:
+        self._engine = engine
         self._services = services
         self._gate = gate
         self._ended = ended
@@ -69,23 +77,29 @@ class Giver:
         self._parcels: list[Parcel] = []  # of this round; the taker's as soon as it says so
         self._kept: set[int] = set()  # the clients' descriptors of what could not be given
         self._carried = 0
-        self._has_said_go = False
+        self._awaited = "hello"  # what the taker is to say next
+        self._moved = engine.now  # when it said something last, or took something
         self._gave_up = ""  # why
-        self._stops = False  # after this round
+        self._stops = ""  # why it ends after this round
         self.is_giving = True  # what is counted here and what was given is not to be told apart
         gate.close(self._emptied)
         self._channel.send(t="hello", version=VERSION)
+        self._be_patient()
 
     @property
     def is_over(self) -> bool:
         return self._ended is _nobody
 
-    def stop(self) -> None:
-        """Keep what is left after the present round, and accept again."""
-        self._stops = True
-        self._gate.reopen()
+    def control_lost(self) -> None:
+        """Keep what is left after the present round, and accept again: nobody else may have been told to."""
+        self._stop("control is gone")
         if not self.is_giving:
-            self._end("control is gone")
+            self._end(self._stops)
+
+    def _stop(self, reason: str) -> None:
+        """End after the present round, and accept again."""
+        self._stops = self._stops or reason
+        self._gate.reopen()
 
     def close(self) -> None:
         """Leave without a word, as if the process had ended: what has gone over is the taker's."""
@@ -105,11 +119,12 @@ class Giver:
             self._done()
 
     def on_room(self) -> None:
+        self._moved = self._engine.now
         if self._gave_up:
             self._channel.close()
             self._take_back()
             self._end(self._gave_up)
-        elif self.is_giving and not self._has_said_go:
+        elif self.is_giving and not self._awaited:
             self._give()
 
     def _give(self) -> None:
@@ -125,6 +140,7 @@ class Giver:
             self._channel.want_room()
         elif self._parcels:
             self._channel.send(t="round", parcels=len(self._parcels))
+            self._awaited = "ready"
         else:
             self._next_round()
 
@@ -147,17 +163,19 @@ class Giver:
     def on_frame(self, frame: Frame) -> None:
         for fd in frame.descriptors:
             os.close(fd)
+        self._moved = self._engine.now
         match frame.values:
             case _ if self._gave_up:
                 pass
-            case {"t": "hello"}:
+            case {"t": "hello"} if self._awaited == "hello":
+                self._awaited = ""
                 self._next_round()
-            case {"t": "refused", "reason": reason} if not self._parcels:
+            case {"t": "refused", "reason": reason} if self._awaited == "hello":
                 self._channel.close()
                 self._end(str(reason))
-            case {"t": "ready", "refused": list(refused)} if not self._has_said_go:
+            case {"t": "ready", "refused": list(refused)} if self._awaited == "ready":
                 self._go({int(index) for index in refused})
-            case {"t": "taken"} if self._has_said_go:
+            case {"t": "taken"} if self._awaited == "taken":
                 self._let_go()
             case _:
                 raise ValueError(f"an answer that was not asked for: {str(frame.values)[:80]}")
@@ -170,11 +188,11 @@ class Giver:
                 packing.unpack(self._services, parcel)
             else:
                 self._parcels.append(parcel)
-        self._has_said_go = True
+        self._awaited = "taken"
         self._channel.send(t="go")
 
     def _let_go(self) -> None:
-        self._has_said_go = False
+        self._awaited = ""
         self._carried += len(self._parcels)
         for parcel in self._parcels:
             _close(parcel)
@@ -193,7 +211,7 @@ class Giver:
         self._channel.send(t="done")
         self.is_giving = False
         if self._stops:
-            self._end("control is gone")
+            self._end(self._stops)
         elif self._gate.clients:
             log.info("some connections stay", extra=facts(carried=self._carried, kept=self._gate.clients))
             self._announce()
@@ -231,9 +249,25 @@ class Giver:
         log.error("connections could not be handed over", exc_info=error)
         if not self.is_giving:
             self._channel.close()
-        elif not self._has_said_go:  # else the taker either answers, or is gone
-            self._gave_up = repr(error)
-            self._channel.send(t="abort", reason=self._gave_up)
+        else:
+            self._give_up(repr(error))
+
+    def _be_patient(self) -> None:
+        """Look again and again whether the taker goes on."""
+        if not self.is_giving:
+            return
+        due = self._moved + PATIENCE
+        if self._engine.now < due:
+            self._engine.at(due, self._be_patient)
+        else:
+            self._stop(_SILENT)
+            self._give_up(_SILENT)
+
+    def _give_up(self, reason: str) -> None:
+        """Take back what is on the way, unless the taker has been told to go: then it answers, or is gone."""
+        if self._awaited != "taken" and not self._gave_up:
+            self._gave_up = reason
+            self._channel.send(t="abort", reason=reason)
             self._channel.want_room()
 
 

@@ -114,7 +114,7 @@ class Worker:
         for service in self._services.values():
             service.control_lost()
         if self._giver is not None:
-            self._giver.stop()
+            self._giver.control_lost()
         self._consider_leaving()
 
     def _consider_leaving(self) -> None:

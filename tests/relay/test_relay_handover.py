@@ -14,7 +14,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from proxy import wire
-from tests.relay.handing import SUMS, Couple, Middle, channel, settled, two_workers, works
+from tests.relay.handing import (
+    DESCRIPTORS,
+    FRAME,
+    SUMS,
+    Couple,
+    Middle,
+    channel,
+    hand_over,
+    settled,
+    two_workers,
+    works,
+)
 from tests.relay.harness import (
     GET,
     WorkerProcess,
@@ -800,6 +811,141 @@ def test_a_taker_that_talks_nonsense_gets_nothing(fresh: Couple) -> None:
     assert works(pair)
     assert works(fresh.pair())
     fresh.worker.log.write_text("")
+
+
+@pytest.mark.parametrize("early", [b'{"t":"ready","refused":[]}', b'{"t":"taken"}'])
+def test_an_answer_that_comes_before_its_question_does_not_make_anybody_wait(fresh: Couple, early: bytes) -> None:
+    fresh.route()
+    pair = fresh.pair()
+    mine, far = channel()
+    with mine, far:
+        number = fresh.control.begin(wire.Handover, far.fileno())
+        far.close()
+        assert json.loads(mine.recv(1000)) == {"t": "hello", "version": 1}
+        mine.sendall(early)
+        assert json.loads(mine.recv(1000))["t"] == "abort"
+        assert mine.recv(1000) == b""
+    assert "not asked for" in fresh.control.through(number).error
+    assert works(pair)
+    assert works(fresh.pair())
+    fresh.worker.log.write_text("")
+
+
+def test_a_second_hello_in_a_round_does_not_spoil_it(fresh: Couple) -> None:
+    fresh.route()
+    pair = fresh.pair()
+    mine, far = channel()
+    with mine, far:
+        number = fresh.control.begin(wire.Handover, far.fileno())
+        far.close()
+        mine.recv(1000)
+        mine.sendall(b'{"t":"hello","version":1}')
+        for fd in socket.recv_fds(mine, 100_000, 10)[1]:
+            os.close(fd)
+        assert json.loads(mine.recv(1000)) == {"t": "round", "parcels": 1}
+        mine.sendall(b'{"t":"hello","version":1}')
+        assert json.loads(mine.recv(1000))["t"] == "abort"
+    assert fresh.control.through(number).error
+    assert works(pair)
+    fresh.worker.log.write_text("")
+
+
+# A taker that hangs
+
+
+class ImpatientWorker(WorkerProcess):
+    module = "tests.relay.impatient"
+
+
+@pytest.fixture
+def impatient(giver: Couple, tmp_path: Path) -> Iterator[Couple]:
+    """The giver does not wait long for the taker, which is the test's own."""
+    folder = tmp_path / "impatient"
+    folder.mkdir()
+    giver.control.ask(wire.Listen, "web", remove=(giver.public.address,))
+    with ImpatientWorker(folder) as worker:
+        worker.control.listen("web", giver.public)
+        yield from changed(giver, worker=worker)
+
+
+@pytest.mark.parametrize("point", range(4))
+def test_a_taker_that_hangs_does_not_take_anybody_along(impatient: Couple, point: int) -> None:
+    """Neither those that were on the way, nor those that come: whatever it had heard when it began to hang."""
+    pairs = five(impatient)
+    sent = fill(pairs[0][1])
+    middle = Middle(impatient.worker.control, impatient.other.control)
+    for _ in range(point):
+        middle.pass_on()
+    impatient.other.freeze()
+    if middle.turn()[0] is middle.giver:
+        middle.pass_on()
+    ack = impatient.control.through(middle.given)
+    assert (ack.error, ack.carried) == ("the taker does not answer", 0)
+    assert read(pairs[0][0], sent) == bytes(sent)
+    assert all(works(pair) for pair in pairs)
+    assert works(impatient.pair()), "it accepts again"
+
+    impatient.other.thaw()
+    while middle.passed[-1] != "abort":
+        data, fds, kind = middle.receive(middle.giver)
+        socket.send_fds(middle.taker, [data], fds)
+        for fd in fds:
+            os.close(fd)
+        middle.passed.append(kind)
+    assert impatient.other.control.through(middle.taken).error == "the taker does not answer"
+    middle.close()
+    assert all(works(pair) for pair in pairs), "who wakes up later does not touch them"
+    assert impatient.control.counts("web").generations[1].active == 6
+    assert hand_over(impatient.worker.control, impatient.other.control).taken.carried == 6, "nor is it spoilt for ever"
+
+
+def test_a_taker_that_hangs_when_it_was_told_to_go_has_what_it_was_told_to_take(impatient: Couple) -> None:
+    """Whether it has begun to touch them nobody knows. Whoever comes is served meanwhile."""
+    pairs = five(impatient)
+    middle = Middle(impatient.worker.control, impatient.other.control)
+    while middle.pass_on() != "ready":
+        pass
+    impatient.other.freeze()
+    assert middle.pass_on() == "go"
+    newcomer = impatient.pair()
+    assert works(newcomer)
+    assert not impatient.control.is_through(middle.given)
+    impatient.other.thaw()
+    while middle.pass_on() != "done":
+        pass
+    given, taken = impatient.control.through(middle.given), impatient.other.control.through(middle.taken)
+    assert (given.error, given.carried) == ("the taker does not answer", 5)
+    assert (taken.error, taken.carried) == ("", 5)
+    middle.close()
+    assert all(works(pair) for pair in [*pairs, newcomer])
+    assert impatient.control.counts("web").generations[1].active == 1, "who came stays"
+
+
+def test_a_taker_that_does_not_even_read_keeps_nobody_out(impatient: Couple) -> None:
+    """There is no room to tell it that the giver has given up; then it has to read, or to die."""
+    impatient.route()
+    pairs = [impatient.pair() for _ in range(2000)]
+    mine, far = channel()
+    with mine:
+        with far:
+            given = impatient.control.begin(wire.Handover, far.fileno())
+        assert json.loads(mine.recv(1000)) == {"t": "hello", "version": 1}
+        mine.sendall(b'{"t":"hello","version":1}')
+        assert works(impatient.pair())
+        assert not impatient.control.is_through(given)
+        frames = [b""]
+        while b'"abort"' not in frames[-1]:
+            data, fds, _flags, _ = socket.recv_fds(mine, FRAME, DESCRIPTORS)
+            for fd in fds:
+                os.close(fd)
+            assert data, "it says so before it leaves"
+            frames.append(data)
+        assert not any(b'"round"' in each for each in frames), "not all of them had fitted"
+    ack = impatient.control.through(given)
+    assert (ack.error, ack.carried) == ("the taker does not answer", 0)
+    assert all(works(pair) for pair in pairs)
+    close(*pairs)
+    impatient.control.counts_when("web", lambda counts: counts.generations[1].active == 1)
 
 
 def test_a_giver_that_gives_up_has_its_connections_to_itself(couple: Couple) -> None:
