@@ -260,15 +260,12 @@ class App:
             await pool.forget_unknown()
             self.nursery.start_soon(self._forget_gone)
             await running.stop_rest(found, self.deps.state_dir)
-        for worker in pool.surplus:
-            place = pool.holder(worker.index % pool.count)
-            if place and place is not worker:
-                try:
-                    await relief.hand_over(pool, worker, place, self.nursery, self.longest_drain())
-                except ProxyError as error:
-                    log.error("a worker too many stays", extra=facts(pid=worker.pid, reason=error.message))
+        surplus = await relief.merge(pool, pool.surplus, self.nursery, self.longest_drain())
         if found.how == "upgraded":
             await self._upgrade.finish()
+        while surplus:
+            await trio.sleep(relief.AGAIN)
+            surplus = await relief.merge(pool, surplus, self.nursery, self.longest_drain())
 
     async def _forget_gone(self) -> None:
         """Drop the series of generations that were gone already, once their last values have been scraped."""

@@ -212,9 +212,16 @@ class WorkerPool:
         """The worker in a place."""
         return self._places.get(index)
 
+    def vacate(self, index: int) -> None:
+        """Leave a place empty for now: who had it is kept as long as it lives, and not replaced."""
+        self._places.pop(index, None)
+
     def seat(self, index: int, worker: Worker) -> None:
-        """Give a place to another worker; the one before is kept as long as it lives, and not replaced."""
-        self._places[index] = worker
+        """Give an empty place to a worker, or to the next one if it has ended meanwhile."""
+        if worker.ended.is_set():
+            self._nursery.start_soon(self._keep, index, None)
+        else:
+            self._places[index] = worker
 
     async def start_beside(self, index: int) -> Worker:
         """Start another worker for a place that is taken. It is told the routes, but gets no listeners.
@@ -247,14 +254,6 @@ class WorkerPool:
                 for name in worker.serving.keys() - known
             ]
         )
-
-    def vacate(self, index: int) -> None:
-        """Leave a place empty for now."""
-        self._places.pop(index, None)
-
-    def fill(self, index: int) -> None:
-        """Start a worker for a place that is empty."""
-        self._nursery.start_soon(self._keep, index, None)
 
     # One worker's life.
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 import trio.testing
 
+from proxy import wire
 from proxy.control import relief
 from proxy.errors import UpgradeError
 from proxy.kernel import procfs
@@ -26,12 +30,13 @@ from tests.control.pools import (
     until,
     visit,
 )
+from tests.relay.handing import Between, channel
 
 if TYPE_CHECKING:
-    import socket
+    from collections.abc import Iterator
 
-    from proxy import wire
     from proxy.control.worker import Worker
+    from tests.control.pools import Client
 
 
 async def serving(here: Lives, backends: Backends, listener: socket.socket, count: int = 1) -> Life:
@@ -43,6 +48,17 @@ async def serving(here: Lives, backends: Backends, listener: socket.socket, coun
 async def relieve(life: Life, index: int = 0, patience: float = PATIENCE) -> relief.Relieved:
     with trio.fail_after(PATIENCE):
         return await relief.relieve(life.pool, index, life.nursery, patience)
+
+
+async def answers(clients: list[Client]) -> set[bytes]:
+    """Who answers on connections that are open."""
+    return {await client.ask() for client in clients}
+
+
+def workers_are(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+    """Let workers that are started from now on be of another kind."""
+    monkeypatch.setattr("proxy.control.worker._COMMAND", (sys.executable, "-P", "-m", module))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
 
 
 async def gone(worker: Worker) -> None:
@@ -318,6 +334,138 @@ async def test_a_new_worker_that_does_not_get_ready_costs_nothing(
     await client.close()
 
 
+async def test_an_old_worker_that_dies_before_it_begins_leaves_no_worker_too_many(
+    here: Lives, backends: Backends, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is replaced like any other; the one that was to relieve it is not needed."""
+    life = await serving(here, backends, listener)
+    (old,) = life.pool.workers
+    start = life.pool.start_beside
+
+    async def struck(index: int) -> Worker:
+        new = await start(index)
+        old.process.kill()
+        await old.ended.wait()
+        return new
+
+    monkeypatch.setattr(life.pool, "start_beside", struck)
+    with pytest.raises(UpgradeError, match="has died"):
+        await relieve(life)
+    await until(lambda: life.pool.workers == [life.pool.holder(0)] != [old])
+    assert await greeted_by(listener, 3) == {b"one"}
+
+
+# When it fails, and both live.
+
+
+async def test_a_worker_that_refuses_to_hand_over_keeps_its_connections_and_its_place(
+    here: Lives, backends: Backends, listener: socket.socket
+) -> None:
+    """As one that is still taking over itself, since a control process that is gone told it to. That nothing came is
+    all that the new one hears.
+    """
+    life = await serving(here, backends, listener)
+    (old,) = life.pool.workers
+    clients = [await visit(listener) for _ in range(5)]
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours:
+        old.link.post(wire.TakeOver, given=theirs)
+        with pytest.raises(UpgradeError, match="already"):
+            await relieve(life)
+        assert life.pool.workers == [old]
+        assert life.pool.holder(0) is old
+        assert await answers(clients) == {b"one"}
+        assert await greeted_by(listener, 3) == {b"one"}
+    assert (await relieve(life)).carried == 5
+    assert await answers(clients) == {b"one"}
+    for client in clients:
+        await client.close()
+
+
+@pytest.fixture
+def between(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Between]]:
+    """The next handover passes through the test."""
+    made: list[Between] = []
+
+    def connect(old: Worker, new: Worker) -> Any:
+        (mine, far), (other, other_far) = channel(), channel()
+        made.append(Between(mine, other))
+        context.undo()
+        return old.link.post(wire.Handover, given=far), new.link.post(wire.TakeOver, given=other_far)
+
+    with monkeypatch.context() as context:
+        context.setattr(relief, "_connect", connect)
+        yield made
+    for each in made:
+        each.close()
+
+
+async def pass_until(between: list[Between], kind: str) -> Between:
+    await until(lambda: bool(between))
+
+    def pass_on() -> None:
+        while between[0].pass_on() != kind:
+            pass
+
+    await trio.to_thread.run_sync(pass_on)
+    return between[0]
+
+
+async def test_what_a_new_worker_had_taken_before_it_went_wrong_is_not_lost(
+    here: Lives,
+    backends: Backends,
+    listener: socket.socket,
+    between: list[Between],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With many connections there are several rounds, and the first ones are over. They go back."""
+    workers_are(monkeypatch, "tests.relay.small_rounds")
+    life = await serving(here, backends, listener)
+    (old,) = life.pool.workers
+    clients = [await visit(listener) for _ in range(10)]
+
+    async def disturb() -> None:
+        middle = await pass_until(between, "taken")
+        middle.giver.sendall(b"nonsense")
+        await trio.to_thread.run_sync(middle.pass_abort)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(disturb)
+        with pytest.raises(UpgradeError, match="could not take over"):
+            await relieve(life)
+    await until(lambda: life.pool.workers == [old])
+    assert life.pool.holder(0) is old
+    assert await answers(clients) == {b"one"}
+    assert await greeted_by(listener, 3) == {b"one"}
+    assert (await settled(life, 10)).active == 10
+    assert (await relieve(life)).carried == 10
+    for client in clients:
+        await client.close()
+
+
+async def test_when_the_new_worker_dies_with_all_that_it_took_the_old_one_serves_who_comes(
+    here: Lives, backends: Backends, listener: socket.socket, between: list[Between], nursery: trio.Nursery
+) -> None:
+    """It had stopped to accept, because it had given all away."""
+    life = await serving(here, backends, listener)
+    (old,) = life.pool.workers
+    client = await visit(listener)
+
+    async def strike() -> None:
+        middle = await pass_until(between, "taken")
+        _, _, kind = await trio.to_thread.run_sync(middle.receive, middle.giver)
+        assert kind == "done"
+        (new,) = (each for each in life.pool.workers if each is not old)
+        new.process.kill()
+
+    nursery.start_soon(strike)
+    with pytest.raises(UpgradeError, match="died"):
+        await relieve(life)
+    assert life.pool.workers == [old]
+    assert await greeted_by(listener, 3) == {b"one"}
+    await client.close()
+
+
 # A worker too many.
 
 
@@ -344,6 +492,128 @@ async def test_a_worker_too_many_gives_its_connections_to_one_that_has_a_place(
     assert {await client.ask() for client in clients} == {b"one"}
     assert await greeted_by(listener, 3) == {b"one"}
     for client in clients:
+        await client.close()
+
+
+class Crowded:
+    """After a crash in the middle of an upgrade: a worker too many, one that has its place, and connections to both."""
+
+    def __init__(self, life: Life, clients: list[Client]) -> None:
+        self.life = life
+        self.clients = clients
+        (self.surplus,) = life.pool.surplus
+        place = life.pool.holder(0)
+        assert place
+        self.place = place
+
+    async def merge(self) -> list[Worker]:
+        with trio.fail_after(PATIENCE):
+            return await relief.merge(self.life.pool, [self.surplus], self.life.nursery, PATIENCE)
+
+    async def assert_merges(self) -> None:
+        """In the end nobody has lost anything."""
+        assert await self.merge() == []
+        await gone(self.surplus)
+        assert self.life.pool.workers == [self.place]
+        assert await answers(self.clients) == {b"one"}
+        assert (await settled(self.life, len(self.clients))).active == len(self.clients)
+        for client in self.clients:
+            await client.close()
+
+
+async def crowded(here: Lives, backends: Backends, listener: socket.socket) -> Crowded:
+    first = await serving(here, backends, listener, 2)
+    clients: list[Client] = []
+    both = first.pool.workers
+    for worker, other in (both, both[::-1]):
+        freeze(other)
+        clients += [await visit(listener) for _ in range(4)]
+        thaw(other)
+        await first.pool.refresh(PATIENCE)
+        assert first.pool.traffic.connections(worker) >= 4
+    await first.crash()
+    second = await here.begin(1, await here.find())
+    await second.pool.add(route(1, await backends.start(b"one")), {"a": listener})
+    return Crowded(second, clients)
+
+
+async def test_a_worker_that_hangs_is_not_given_what_another_one_serves(
+    here: Lives, backends: Backends, listener: socket.socket
+) -> None:
+    both = await crowded(here, backends, listener)
+    freeze(both.place)
+    began = trio.current_time()
+    assert await both.merge() == [both.surplus]
+    assert trio.current_time() - began < relief.TIMEOUT / 2
+    assert both.surplus.listening == {SERVICE: {"a"}}
+    assert await greeted_by(listener, 3) == {b"one"}, "those who come are served meanwhile"
+    thaw(both.place)
+    await both.assert_merges()
+
+
+async def test_a_worker_that_does_not_take_over_keeps_what_it_serves(
+    here: Lives, backends: Backends, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It hangs as it was told to, and comes to itself later: that is no reason to kill it, with all its connections."""
+    workers_are(monkeypatch, "tests.relay.impatient")
+    both = await crowded(here, backends, listener)
+    connect = relief._connect
+
+    def frozen(old: Worker, new: Worker) -> Any:
+        freeze(new)
+        return connect(old, new)
+
+    with monkeypatch.context() as context:
+        context.setattr(relief, "_connect", frozen)
+        assert await both.merge() == [both.surplus]
+    assert procfs.is_running(both.place.identity)
+    assert await greeted_by(listener, 3) == {b"one"}, "those who come are served meanwhile"
+    thaw(both.place)
+    assert await answers(both.clients) == {b"one"}
+    await both.assert_merges()
+
+
+async def test_neither_worker_is_killed_when_neither_says_how_it_went(
+    here: Lives, backends: Backends, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a release before this one, which waits for as long as it takes. They bring it to an end by themselves."""
+    both = await crowded(here, backends, listener)
+    connect = relief._connect
+
+    def frozen(old: Worker, new: Worker) -> Any:
+        freeze(new)
+        return connect(old, new)
+
+    with monkeypatch.context() as context:
+        context.setattr(relief, "_connect", frozen)
+        context.setattr(relief, "TIMEOUT", 0.3)
+        assert await both.merge() == [both.surplus]
+    assert procfs.is_running(both.place.identity)
+    thaw(both.place)
+    assert await answers(both.clients) == {b"one"}
+    await both.assert_merges()
+
+
+async def test_a_worker_too_many_whose_place_is_empty_just_now_serves_on(
+    here: Lives, backends: Backends, listener: socket.socket
+) -> None:
+    both = await crowded(here, backends, listener)
+    both.life.pool.vacate(0)
+    assert await both.merge() == [both.surplus]
+    both.life.pool.seat(0, both.place)
+    await both.assert_merges()
+
+
+async def test_a_worker_too_many_that_dies_is_not_missed(
+    here: Lives, backends: Backends, listener: socket.socket
+) -> None:
+    both = await crowded(here, backends, listener)
+    both.surplus.process.kill()
+    await gone(both.surplus)
+    assert await both.merge() == []
+    assert both.life.pool.workers == [both.place]
+    assert await greeted_by(listener, 3) == {b"one"}
+    for client in both.clients:
         await client.close()
 
 

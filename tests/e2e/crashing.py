@@ -3,7 +3,8 @@
     crashing.py [POINT] -- ARGUMENTS OF proxy.main
 
 Functions of the product are wrapped before it starts. The process dies at POINT, or at the one that an order names: the
-file `$CRASH_ORDER`, which may come and go while the proxy runs. One process so is good for many orders.
+file `$CRASH_ORDER`, which may come and go while the proxy runs. One process so is good for many orders, also when it
+replaces its code by an upgrade.
 """
 
 from __future__ import annotations
@@ -129,6 +130,9 @@ _ROUTE = "proxy.control.workers:WorkerPool.route"
 _CLOSE = "proxy.control.workers:WorkerPool.close"
 _LAUNCH = "proxy.control.launch:launch"
 _STOP = "proxy.control.generation:Generation.stop"
+_BESIDE = "proxy.control.workers:WorkerPool.start_beside"
+_TELL = "proxy.control.workers:WorkerPool.tell"
+_RELIEVE = "proxy.control.relief:relieve"
 
 POINTS = {
     # A swap, a restart or a rollback by one.
@@ -192,6 +196,21 @@ POINTS = {
     "workers-told": Point("proxy.control.workers:WorkerPool.run", "before"),
     "service-added": Point("proxy.control.workers:WorkerPool.add", "after"),
     "api-not-served": Point("proxy.api.server:serve", "before"),
+    # An upgrade of the proxy itself: before the exec, after it, and while workers are relieved.
+    "rehearsed": Point("proxy.control.upgrade:Upgrade._rehearse", "after"),
+    "before-exec": Point("os:execve", "before"),
+    "after-exec": Point("proxy.control.upgrade:Upgrade.resume", "after"),
+    "before-newcomer": Point(_BESIDE, "before"),
+    "newcomer-starts": Point("proxy.control.worker:start", "after"),
+    "newcomer-ready": Point(_BESIDE, "after"),
+    "handover-sent": Point(_SEND, "after", condition=_sends("handover")),
+    "takeover-sent": Point(_SEND, "after", condition=_sends("takeover")),
+    "taken": Point("proxy.control.relief:_outcome", "after"),
+    "newcomer-told": Point(_TELL, "after"),
+    "old-told": Point(_TELL, "after", nth=2),
+    "relieved-one": Point(_RELIEVE, "after"),
+    "relieved-all": Point(_RELIEVE, "after", nth=2),
+    "exit-sent": Point(_SEND, "after", condition=_sends("exit")),
 }
 
 
@@ -263,6 +282,17 @@ def resolve(target: str) -> tuple[Any, str]:
     return owner, name
 
 
+def _outlive_exec(order: Path) -> None:
+    """Let the code that an upgrade executes run under this file as well."""
+    execve = os.execve
+
+    def replaced(path: str, command: tuple[str, ...], environment: dict[str, str]) -> None:
+        arguments = command[command.index("proxy.main") + 1 :]
+        execve(path, (path, "-P", __file__, "--", *arguments), {**environment, ORDER: str(order)})
+
+    os.execve = replaced  # type: ignore[assignment]
+
+
 def main() -> int:
     mine, arguments = sys.argv[1 : sys.argv.index("--")], sys.argv[sys.argv.index("--") + 1 :]
     path = Path(os.environ.pop(ORDER, "/nonexistent"))
@@ -272,6 +302,7 @@ def main() -> int:
     executioner = Executioner(lambda: first or Order.read(path))
     from proxy import main as program  # before anything is wrapped, so that all of it is there
 
+    _outlive_exec(path)
     for target in dict.fromkeys(point.target for point in POINTS.values()):
         executioner.wrap(target)
     with suppress(KeyboardInterrupt):

@@ -94,16 +94,12 @@ def works(pair: tuple[socket.socket, socket.socket]) -> bool:
     return read(server, 1) == b"?" and read(client, 1) == b"!"
 
 
-class Middle:
-    """Sits between giver and taker and passes frames on, one at a time."""
+class Between:
+    """Sits between giver and taker, with the other ends of their sockets, and passes frames on, one at a time."""
 
-    def __init__(self, giver: Control, taker: Control) -> None:
-        self.giver, far = channel()
-        with far:
-            self.given = giver.begin(wire.Handover, far.fileno())
-        self.taker, far = channel()
-        with far:
-            self.taken = taker.begin(wire.TakeOver, far.fileno())
+    def __init__(self, giver: socket.socket, taker: socket.socket) -> None:
+        self.giver = giver
+        self.taker = taker
         self.passed: list[str] = []
 
     def receive(self, source: socket.socket) -> tuple[bytes, list[int], str]:
@@ -115,7 +111,14 @@ class Middle:
 
     def pass_on(self) -> str:
         """Pass the next frame on; return what kind it was."""
-        source, target = self.turn()
+        return self._pass(*self.turn())
+
+    def pass_abort(self) -> None:
+        """Pass on what the giver says, whoever's turn it is, until it has given up."""
+        while self._pass(self.giver, self.taker) != "abort":
+            pass
+
+    def _pass(self, source: socket.socket, target: socket.socket) -> str:
         data, fds, kind = self.receive(source)
         try:
             socket.send_fds(target, [data], fds)
@@ -143,6 +146,17 @@ class Middle:
     def close(self) -> None:
         self.giver.close()
         self.taker.close()
+
+
+class Middle(Between):
+    """The same, between two workers that it has begin."""
+
+    def __init__(self, giver: Control, taker: Control) -> None:
+        (mine, far), (other, other_far) = channel(), channel()
+        with far, other_far:
+            self.given = giver.begin(wire.Handover, far.fileno())
+            self.taken = taker.begin(wire.TakeOver, other_far.fileno())
+        super().__init__(mine, other)
 
 
 @contextlib.contextmanager
