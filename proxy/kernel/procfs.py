@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 _PROC = "/proc"
 _LOOKS = 20
 _BETWEEN_LOOKS = 0.0005  # seconds
+_SETTLED_LOOKS = 4
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
 
 
@@ -193,10 +194,15 @@ def _read_settled(pid: int, name: str) -> bytes:
     """What it was started with. In the middle of an exec, a process has neither arguments nor environment: then look
     again, for a few milliseconds. Zombies and kernel threads never have any.
     """
+    settled = 0
     for _ in range(_LOOKS):
         found = _read(pid, name)
-        if found or _read(pid, "cmdline") or not _has_memory(pid):
+        if found or not _has_memory(pid):
             return found
+        # With arguments it is not in an exec, unless that ended between the two looks: so one does not count.
+        settled += bool(_read(pid, "cmdline"))
+        if settled == _SETTLED_LOOKS:
+            return b""
         time.sleep(_BETWEEN_LOOKS)
     return b""
 

@@ -96,6 +96,15 @@ def test_environment_and_command_line_are_those_the_process_was_started_with() -
             child.kill()
 
 
+def test_a_process_that_replaces_its_program_is_not_without_its_environment_for_a_moment() -> None:
+    """Else a backend that starts by a wrapper, which a crash has left behind, may not be found by its mark."""
+    environment = {"MARK": "ours", "AGAIN": 'sleep 0.004; exec sh -c "$AGAIN"'}
+    with subprocess.Popen(["sh", "-c", environment["AGAIN"]], env=environment) as child:
+        found = {procfs.environ(child.pid).get("MARK") for _ in range(3000)}
+        child.kill()
+    assert found == {"ours"}
+
+
 def test_grandchildren_are_descendants_and_strangers_are_not() -> None:
     table = {pid: made_up(pid, ppid) for pid, ppid in [(1, 0), (2, 1), (3, 2), (4, 3), (5, 1)]}
     assert procfs.descendants(table, [2]) == {2, 3, 4}
