@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import time
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import pytest
 
 from tests.e2e import configs, http_harness
 from tests.e2e.crash_harness import Calm, KeptLoad, Mortal, serving
+from tests.e2e.crashing import Order
 from tests.e2e.harness import Held, eventually, free_port, held, is_alive, kill
 from tests.e2e.http_harness import FULL
 
@@ -22,6 +24,12 @@ TWO = "workers = 2\n"
 HELD = 60
 LOAD = 3
 RUNS = 20 if FULL else 6
+STEPS = (
+    *("rehearsed", "before-exec", "after-exec", "before-newcomer", "newcomer-starts", "newcomer-ready"),
+    *("handover-sent", "takeover-sent", "taken", "newcomer-told", "old-told"),
+    *("relieved-one", "relieved-all", "exit-sent"),
+)
+POINTS = STEPS if os.environ.get("CRASHES_FULL") else ("takeover-sent", "relieved-one")
 
 
 @pytest.fixture
@@ -123,6 +131,27 @@ def test_control_killed_at_any_moment_of_an_upgrade_loses_nothing(proxy: Mortal,
         assert not load.errors
         proxy.assert_nothing_is_lost()
         eventually(lambda: len(proxy.workers()) == 2, what="no worker is left over")
+    proxy.operate("swap", version="v2")
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_control_killed_between_any_two_steps_of_an_upgrade_loses_nothing(proxy: Mortal, port: int, point: str) -> None:
+    """After some of them there are two workers in one place, and both have connections."""
+    with held(port, HELD) as clients, Calm(port, 3) as load:
+        Order(point).write(proxy.order)
+        status, answer = proxy.ask("POST", "/v1/upgrade")
+        assert status == 202, answer
+        proxy.wait_crash()
+        assert all(_answers(client) for client in clients)
+        load.wait_for(10)
+        proxy.start()
+        eventually(lambda: _is_over(proxy), what="no upgrade is under way")
+        eventually(lambda: len(proxy.workers()) == 2, what="no worker is left over")
+        assert all(_answers(client) for client in clients)
+        assert serving(port, proxy.workers()) == 1
+        load.stop()
+        assert not load.errors
+    proxy.assert_nothing_is_lost()
     proxy.operate("swap", version="v2")
 
 
