@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
@@ -321,7 +321,6 @@ EVENTS = st.one_of(
 )
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(st.lists(EVENTS, max_size=40))
 def test_whenever_control_crashes_the_page_is_as_if_it_had_not(events):
     steady = Metrics()

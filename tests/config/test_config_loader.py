@@ -210,7 +210,7 @@ _VALUES = st.recursive(
 )
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(_KEYS, _VALUES, max_size=4), st.none() | st.dictionaries(_KEYS, _VALUES, max_size=6))
 def test_whatever_the_file_says_the_answer_is_settings_or_problems_with_places(
     write_config: WriteConfig, top: dict[str, str], service: dict[str, str] | None

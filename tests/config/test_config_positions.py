@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import tomli
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.config.positions import Path, Place, find_places
@@ -97,13 +97,11 @@ def test_very_deep_nesting_loses_places_and_nothing_else() -> None:
     assert places.of_value(("a",)) == (1, 5)
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(st.text(alphabet="ab.='\"[]{},#\\ \n\r\t1é-"))
 def test_no_text_makes_it_fail(text: str) -> None:
     find_places(text)
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(st.randoms(use_true_random=False))
 def test_every_value_of_any_document_is_where_its_place_says(rng: random.Random) -> None:
     document = _Document(rng)
@@ -119,7 +117,6 @@ def test_every_value_of_any_document_is_where_its_place_says(rng: random.Random)
             assert text[key:].lstrip("\"'").startswith(path[-1]), (path, text)
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(st.randoms(use_true_random=False), st.integers(min_value=0))
 def test_half_a_document_does_not_make_it_fail(rng: random.Random, cut: int) -> None:
     text = _Document(rng).write()

@@ -226,7 +226,7 @@ async def test_when_the_new_worker_is_killed_on_the_way_the_old_one_serves_on(
     assert await greeted_by(listener, 3) == {b"one"}
     await life.pool.switch(route(2, await backends.start(b"two")))
     assert await greeted_by(listener, 3) == {b"two"}
-    assert life.pool.remaining(SERVICE, 1) == 20
+    assert (await settled(life, 20)).active == 20
     for client in clients:
         await client.close()
 

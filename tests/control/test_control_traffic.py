@@ -110,7 +110,6 @@ def test_asking_changes_nothing():
     assert traffic.of("web") == traffic.of("web")
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 5), st.booleans()), max_size=40))
 def test_counters_never_go_backwards_whichever_workers_die_when(steps):
     traffic = Traffic()
@@ -359,7 +358,7 @@ def figures(counts: wire.Counts) -> dict[str, float]:
     return found
 
 
-@settings(max_examples=120, deadline=None)  # the machine may be busy
+@settings(max_examples=120)
 @given(st.lists(STEPS, max_size=60))
 def test_no_counter_that_was_shown_ever_goes_back_whoever_dies_when(steps):
     machine = Machine()
@@ -371,7 +370,6 @@ def test_no_counter_that_was_shown_ever_goes_back_whoever_dies_when(steps):
         machine.scrape()
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 5), st.floats(0, 1e6)), max_size=20), st.booleans())
 def test_while_all_workers_live_a_crash_of_control_changes_no_figure(work, adopted):
     machine = Machine()

@@ -51,7 +51,7 @@ def _is_valid(path: str, body: bytes) -> bool:
     return set(fields) <= known.get(path.rpartition("/")[2], set())
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(path=st.sampled_from(POSTS), body=bodies)
 def test_a_fuzzed_body_gets_a_4xx_in_the_error_form_and_changes_nothing(proxy: Proxy, path: str, body: bytes) -> None:
     if _is_valid(path, body):
@@ -63,7 +63,7 @@ def test_a_fuzzed_body_gets_a_4xx_in_the_error_form_and_changes_nothing(proxy: P
     assert _state(proxy) == before
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(method=st.sampled_from([b"GET", b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS"]), path=paths)
 def test_a_fuzzed_path_gets_an_answer_and_changes_nothing(proxy: Proxy, method: bytes, path: list[str]) -> None:
     target = b"/" + "/".join(path).replace(" ", "").encode()
@@ -76,7 +76,7 @@ def test_a_fuzzed_path_gets_an_answer_and_changes_nothing(proxy: Proxy, method: 
     assert _state(proxy) == before
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(garbage=st.binary(min_size=1, max_size=200))
 def test_garbage_instead_of_http_does_not_stop_the_api(proxy: Proxy, garbage: bytes) -> None:
     with socket.socket(socket.AF_UNIX) as connection:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 IDLE, BUSY, SOCKETS, BYTES = (5000, 200, 10, 1 << 30) if FULL else (500, 50, 3, 200 << 20)
-IN_A_ROW = 50 if FULL else 8
+IN_A_ROW = 50 if FULL else 6
 _BEFORE_EXEC = (
     "cannot be imported",
     "hangs in the check",

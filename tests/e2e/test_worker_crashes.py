@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 TWO = "workers = 2\n"
 HELD = 60
 LOAD = 3
-RUNS = 20 if FULL else 6
+RUNS = 20 if FULL else 4
 STEPS = (
     *("rehearsed", "before-exec", "after-exec", "before-newcomer", "newcomer-starts", "newcomer-ready"),
     *("handover-sent", "takeover-sent", "taken", "newcomer-told", "old-told"),
@@ -115,7 +115,7 @@ def test_an_old_worker_that_is_killed_when_it_has_handed_over_takes_nothing_alon
 def test_control_killed_at_any_moment_of_an_upgrade_loses_nothing(proxy: Mortal, port: int) -> None:
     moments = random.Random(7)
     with held(port, HELD) as clients, Calm(port, 3) as load:
-        for _ in range(6):
+        for _ in range(RUNS):
             status, answer = proxy.ask("POST", "/v1/upgrade")
             assert status == 202, answer
             time.sleep(moments.uniform(0.0, 2.5))

@@ -247,7 +247,7 @@ def tell(journey: Journey, *steps: Callable[[Journey], None]) -> None:
 
 
 @given(st.sampled_from(SMALL), st.lists(st.tuples(st.booleans(), st.integers(1, 60), st.booleans()), max_size=40))
-@settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 def test_whatever_is_said_is_relayed_as_if_nobody_had_travelled(
     conversation: Conversation, moves: list[tuple[bool, int, bool]]
 ) -> None:

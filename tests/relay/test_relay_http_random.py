@@ -282,7 +282,7 @@ def talk(address: str, turns: list[Turn], *, in_turn: bool) -> bytes:
 def test_each_end_gets_exactly_what_the_other_one_said(web: HttpService) -> None:
     stage = Stage(web)
 
-    @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
+    @settings(max_examples=25, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
     @given(conversations(), st.booleans())
     def check(everything: list[list[Turn]], in_turn: bool) -> None:  # drawn by position
         stage.begin(everything)

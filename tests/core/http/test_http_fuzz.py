@@ -212,13 +212,13 @@ def _broken(exchanges: list[Exchange], mutations: Any, sizes: list[int]) -> None
 _QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=_QUIET)
+@settings(max_examples=25, suppress_health_check=_QUIET)
 @valid
 def test_valid_traffic_is_cut_where_h11_cuts_it(exchanges: list[Exchange], sizes: list[int]) -> None:
     check_valid(exchanges, sizes)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=_QUIET)
+@settings(max_examples=25, suppress_health_check=_QUIET)
 @broken
 def test_broken_traffic_is_refused_or_understood_but_never_lost(
     exchanges: list[Exchange], mutations: Any, sizes: list[int]
@@ -228,7 +228,7 @@ def test_broken_traffic_is_refused_or_understood_but_never_lost(
 
 def test_neither_is_otherwise_for_as_many_seconds_as_asked_for() -> None:
     start, rounds = time.process_time(), 0
-    options = settings(max_examples=50, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    options = settings(max_examples=50, database=None, suppress_health_check=list(HealthCheck))
     while time.process_time() - start < SECONDS:
         rounds += 1
         number = int.from_bytes(os.urandom(8))

@@ -20,7 +20,7 @@ from tests.e2e.steer.shared import steered_by
 if TYPE_CHECKING:
     from tests.e2e.shared import Shared
 
-SWAPS = int(os.environ.get("STEER_SWAPS", "40"))
+SWAPS = int(os.environ.get("STEER_SWAPS", "25"))
 CLIENTS, REST = 64, 0.1  # seconds between two connections of one client: hundreds of them in each swap
 
 shared = steered_by(
