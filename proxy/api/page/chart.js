@@ -64,10 +64,12 @@ function isOfInterest(points, last) {
   return points.length && (points.at(-1)[0] === last || points.some(([, count]) => count > 0));
 }
 
+/** Its points. One that is gone has no connection any more: its line falls, and ends there. */
 function visible(times, row, begin) {
   const points = [];
   for (let i = 0; i < times.length; i++) {
-    if (row[i] !== null && row[i] !== undefined && times[i] >= begin) points.push([times[i], row[i]]);
+    const count = row[i] ?? (row[i - 1] > 0 ? 0 : null);
+    if (count !== null && times[i] >= begin) points.push([times[i], count]);
   }
   return points;
 }

@@ -44,6 +44,14 @@ _SET_BACK = """async () => {
     return store.times.length;
 }"""
 
+_GONE = """async () => {
+    const { chart } = await import("/page/chart.js");
+    const rows = new Map([["1", [4, 5, null, null]], ["2", [null, 0, 5, 6]]]);
+    const drawn = JSON.stringify(chart("web", [100, 102, 104, 106], rows, 106));
+    const lines = [...drawn.matchAll(/"curve color-\\d","d":"([^"]*)"/g)].map(([, line]) => line.split(/[ML]/));
+    return { said: drawn.match(/Open connections[^"]*/)[0], lines };
+}"""
+
 
 class One:
     def __init__(self, folder: Path) -> None:
@@ -100,6 +108,15 @@ def test_an_action_has_one_time_on_file_and_in_the_stream(page: Page, one: One) 
 
 def test_the_chart_goes_on_when_the_clock_is_set_back(page: Page) -> None:
     assert page.evaluate(_SET_BACK) == 2
+
+
+def test_the_line_of_a_version_that_is_gone_falls_and_ends(page: Page) -> None:
+    """A drain may be over between two samples: a swap is still one line that falls while the other rises."""
+    shown = page.evaluate(_GONE)
+    assert "generation 1 has 0 connections, generation 2 has 6 connections" in shown["said"]
+    gone, there = [[point.split() for point in line if point] for line in shown["lines"]]
+    assert (len(gone), len(there)) == (3, 3)
+    assert gone[-1] == [there[1][0], there[0][1]], "at zero, when the other one had all of them"
 
 
 def test_trouble_interrupts_whoever_listens_once_and_not_each_second(page: Page, one: One) -> None:
