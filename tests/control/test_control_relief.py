@@ -537,6 +537,17 @@ async def crowded(here: Lives, backends: Backends, listener: socket.socket) -> C
     return Crowded(second, clients)
 
 
+def freeze_taker(context: pytest.MonkeyPatch) -> None:
+    """Whoever is to take over hangs as soon as it is told to."""
+    connect = relief._connect
+
+    def frozen(old: Worker, new: Worker) -> Any:
+        freeze(new)
+        return connect(old, new)
+
+    context.setattr(relief, "_connect", frozen)
+
+
 async def test_a_worker_that_hangs_is_not_given_what_another_one_serves(
     here: Lives, backends: Backends, listener: socket.socket
 ) -> None:
@@ -557,14 +568,8 @@ async def test_a_worker_that_does_not_take_over_keeps_what_it_serves(
     """It hangs as it was told to, and comes to itself later: that is no reason to kill it, with all its connections."""
     workers_are(monkeypatch, "tests.relay.impatient")
     both = await crowded(here, backends, listener)
-    connect = relief._connect
-
-    def frozen(old: Worker, new: Worker) -> Any:
-        freeze(new)
-        return connect(old, new)
-
     with monkeypatch.context() as context:
-        context.setattr(relief, "_connect", frozen)
+        freeze_taker(context)
         assert await both.merge() == [both.surplus]
     assert procfs.is_running(both.place.identity)
     assert await greeted_by(listener, 3) == {b"one"}, "those who come are served meanwhile"
@@ -578,14 +583,8 @@ async def test_neither_worker_is_killed_when_neither_says_how_it_went(
 ) -> None:
     """As a release before this one, which waits for as long as it takes. They bring it to an end by themselves."""
     both = await crowded(here, backends, listener)
-    connect = relief._connect
-
-    def frozen(old: Worker, new: Worker) -> Any:
-        freeze(new)
-        return connect(old, new)
-
     with monkeypatch.context() as context:
-        context.setattr(relief, "_connect", frozen)
+        freeze_taker(context)
         context.setattr(relief, "TIMEOUT", 0.3)
         assert await both.merge() == [both.surplus]
     assert procfs.is_running(both.place.identity)

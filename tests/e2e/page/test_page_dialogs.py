@@ -6,40 +6,26 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e import configs
-from tests.e2e.harness import Proxy, free_port
+from tests.e2e.page.paged import Paged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from playwright.sync_api import Locator, Page, Route
 
     from tests.e2e.page.browsing import Watched
 
 
-class Two:
-    """A proxy with two services of three versions."""
-
-    def __init__(self, folder: Path) -> None:
-        admin = free_port()
-        self.url = f"http://127.0.0.1:{admin}/"
-        config = configs.service(free_port()) + configs.service(free_port(), name="chat")
-        self.proxy = Proxy(folder, config, admin=f'listen = "127.0.0.1:{admin}"\nallow_commands = true')
-
-
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two]:
-    two = Two(tmp_path_factory.mktemp("two"))
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Paged]:
+    two = Paged(tmp_path_factory.mktemp("two"), "web", "chat", admin="allow_commands = true")
     with two.proxy:
         yield two
 
 
 @pytest.fixture
-def page(two: Two, watched: Watched) -> Page:
-    page = watched.open(two.url)
-    page.get_by_text("live", exact=True).wait_for()
-    return page
+def page(two: Paged, watched: Watched) -> Page:
+    return two.open(watched)
 
 
 def opened(page: Page, button: str, title: str = "") -> Locator:
@@ -96,7 +82,7 @@ def test_a_late_answer_does_not_put_another_dialog_under_the_pointer(page: Page,
     watched.complaints[:] = [each for each in watched.complaints if "409" not in each]
 
 
-def test_a_rollback_leads_where_its_button_says_or_nowhere(page: Page, two: Two) -> None:
+def test_a_rollback_leads_where_its_button_says_or_nowhere(page: Page, two: Paged) -> None:
     two.proxy.operate("swap", version="v2")
     page.get_by_text("web swap v1 → v2").wait_for()
     dialog = opened(page, "Roll back web")

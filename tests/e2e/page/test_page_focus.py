@@ -6,40 +6,29 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e import configs
-from tests.e2e.harness import Proxy, free_port
+from tests.e2e.page.paged import Paged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from playwright.sync_api import Page
 
     from tests.e2e.page.browsing import Watched
 
 
-class One:
-    def __init__(self, folder: Path) -> None:
-        admin = free_port()
-        self.url = f"http://127.0.0.1:{admin}/"
-        self.proxy = Proxy(folder, configs.service(free_port()), admin=f'listen = "127.0.0.1:{admin}"')
-
-
 @pytest.fixture(scope="module")
-def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[One]:
-    one = One(tmp_path_factory.mktemp("one"))
+def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Paged]:
+    one = Paged(tmp_path_factory.mktemp("one"), "web")
     with one.proxy:
         yield one
 
 
 @pytest.fixture
-def page(one: One, watched: Watched) -> Page:
-    page = watched.open(one.url)
-    page.get_by_text("live", exact=True).wait_for()
-    return page
+def page(one: Paged, watched: Watched) -> Page:
+    return one.open(watched)
 
 
-def test_who_has_no_mouse_keeps_their_place_while_a_swap_fails(page: Page, one: One) -> None:
+def test_who_has_no_mouse_keeps_their_place_while_a_swap_fails(page: Page, one: Paged) -> None:
     number = one.proxy.active()["id"]
     logs = page.get_by_role("button", name=f"Logs of web generation {number}")
     logs.focus()

@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.e2e import configs
-from tests.e2e.harness import Proxy, free_port
+from tests.e2e.page.paged import Paged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from playwright.sync_api import Page
 
@@ -53,25 +51,16 @@ _GONE = """async () => {
 }"""
 
 
-class One:
-    def __init__(self, folder: Path) -> None:
-        admin = free_port()
-        self.url = f"http://127.0.0.1:{admin}/"
-        self.proxy = Proxy(folder, configs.service(free_port()), admin=f'listen = "127.0.0.1:{admin}"')
-
-
 @pytest.fixture(scope="module")
-def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[One]:
-    one = One(tmp_path_factory.mktemp("one"))
+def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Paged]:
+    one = Paged(tmp_path_factory.mktemp("one"), "web")
     with one.proxy:
         yield one
 
 
 @pytest.fixture
-def page(one: One, watched: Watched) -> Page:
-    page = watched.open(one.url)
-    page.get_by_text("live", exact=True).wait_for()
-    return page
+def page(one: Paged, watched: Watched) -> Page:
+    return one.open(watched)
 
 
 def test_what_happens_while_the_page_asks_for_the_history_is_in_it_once(page: Page) -> None:
@@ -91,7 +80,7 @@ def test_what_happens_while_the_page_asks_for_the_history_is_in_it_once(page: Pa
     assert found == {"history": [1, 2], "actions": ["pause", "resume"]}
 
 
-def test_an_action_has_one_time_on_file_and_in_the_stream(page: Page, one: One) -> None:
+def test_an_action_has_one_time_on_file_and_in_the_stream(page: Page, one: Paged) -> None:
     page.evaluate("""() => {
         window.told = [];
         window.source = new EventSource("/v1/events");
@@ -119,7 +108,7 @@ def test_the_line_of_a_version_that_is_gone_falls_and_ends(page: Page) -> None:
     assert gone[-1] == [there[1][0], there[0][1]], "at zero, when the other one had all of them"
 
 
-def test_trouble_interrupts_whoever_listens_once_and_not_each_second(page: Page, one: One) -> None:
+def test_trouble_interrupts_whoever_listens_once_and_not_each_second(page: Page, one: Paged) -> None:
     path = one.proxy.state_dir / "audit.jsonl"
     path.unlink(missing_ok=True)
     path.mkdir()
