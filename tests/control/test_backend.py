@@ -283,7 +283,10 @@ async def test_a_backend_runs_as_the_user_with_its_groups_and_may_create_its_soc
 
 
 async def test_what_a_crashed_run_left_behind_is_found_by_its_mark_and_killed(here: World) -> None:
-    started = await here.start(("sh", "-c", "trap '' TERM; setsid sleep 60 & echo $! > child; wait; wait"))
+    started = await here.start(
+        # It says who it is once it is a session of its own: before that it is found as one of the shell's.
+        ("sh", "-c", "trap '' TERM; setsid sh -c 'echo $$ > child; exec sleep 60' & wait; wait")
+    )
     child = await here.pid_of("child")
     found = {each.process: each for each in mark.find(here.state_dir)}
     assert found.keys() == {started.record.identity, child}
