@@ -312,10 +312,11 @@ def test_the_idle_timeout_runs_on(couple: Couple) -> None:
 
 def test_who_was_heard_on_the_way_is_not_idle(couple: Couple) -> None:
     """The timeout ends while nobody looks; what came meanwhile counts."""
-    couple.route(idle_timeout=0.3)
+    couple.route()
     client, server = couple.pair()
+    couple.route(idle_timeout=0.5)
     with on_the_way(couple):
-        time.sleep(0.5)
+        time.sleep(0.7)
         client.sendall(b"here")
     assert read(server, 4) == b"here"
     assert read_to_end(client) == b""

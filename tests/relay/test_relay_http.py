@@ -875,7 +875,7 @@ def test_a_client_that_closes_an_idle_connection_closes_that_of_its_backend(web:
 
 
 def test_a_kept_connection_on_which_nothing_moves_is_closed(web: HttpService) -> None:
-    web.route(idle_timeout=0.2)
+    web.route(idle_timeout=0.5)
     for sock in web.pair():
         assert read_to_end(sock) == b""
 
@@ -889,16 +889,18 @@ def test_an_idle_timeout_that_is_set_later_counts_for_open_connections(web: Http
 
 
 def test_a_response_that_times_out_half_way_is_not_taken_for_whole(web: HttpService) -> None:
-    web.route(idle_timeout=0.2)
+    web.route()
     client, server = web.asked()
     answer(client, server, response(200, CHUNKED) + b"5\r\npart")
+    web.route(idle_timeout=0.2)
     assert was_reset(client)
     assert was_reset(server)
 
 
 def test_a_request_that_is_held_does_not_time_out(web: HttpService) -> None:
-    web.route(held=True, idle_timeout=0.1)
+    web.route(paused=True)
     client = web.seeking()
+    web.route(paused=True, idle_timeout=0.1)
     assert is_quiet(client)
     web.route()
     server = web.keep(web.backend.accept())

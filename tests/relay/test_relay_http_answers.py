@@ -97,8 +97,9 @@ def test_requests_before_an_invalid_one_are_answered_first(web: HttpService) -> 
 
 
 def test_a_client_that_is_told_that_nothing_moves_is_closed_when_nothing_moves_again(web: HttpService) -> None:
-    web.route(idle_timeout=0.1)
+    web.route()
     client, server = web.asked()
+    web.route(idle_timeout=0.1)
     assert read_response(client).status == 504
     assert was_reset(server)
     assert read_to_end(client) == b""

@@ -358,8 +358,10 @@ def test_a_tunnel_goes_on_when_the_service_ends(web: HttpService, tunnel: Callab
 
 
 def test_a_tunnel_on_which_nothing_moves_is_closed(web: HttpService, tunnel: Callable[..., Pair]) -> None:
+    web.route()
+    pair = tunnel()
     web.route(idle_timeout=0.2)
-    for sock in tunnel():
+    for sock in pair:
         assert read_to_end(sock) == b""
 
 
