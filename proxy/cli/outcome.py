@@ -51,7 +51,7 @@ def failure(result: Json) -> tuple[str, str]:
         parts.append("the backend's last lines:")
         parts += [f"  {line}" for line in output]
     if target:
-        parts.append(f"all of them: proxyctl logs {target} --service {service}")
+        parts.append(f"{'all of them' if output else 'what it printed'}: proxyctl logs {target} --service {service}")
     return message, "\n".join(parts)
 
 

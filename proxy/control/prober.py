@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import trio
@@ -178,15 +179,15 @@ class _Start:
         if not self._failed:
             answers = f"{what} at {subject.address} had no answer"
         message = f"not healthy within {format_duration(health.start_timeout)}: {answers}"
-        try:
-            elsewhere = self._target.listens_on()
-        except OSError:
-            elsewhere = ()
-        if elsewhere and ownership.nobody(subject.address):
-            addresses = ", ".join(map(str, elsewhere))
-            placeholder = "{socket}" if subject.address.is_unix else "{port}"
-            message += f"; nothing listens on {subject.address}; the process listens on {addresses}"
-            return StartError(message, hint=f"does it use {placeholder}? The command has to pass it on")
+        with suppress(OSError):
+            # What is not a process of ours listens where we cannot see it.
+            if isinstance(self._target, Speaking) and ownership.nobody(subject.address):
+                elsewhere = self._target.listens_on()
+                addresses = ", ".join(map(str, elsewhere)) or "no address at all"
+                message += f"; nothing listens on {subject.address}; the process listens on {addresses}"
+                if elsewhere:
+                    placeholder = "{socket}" if subject.address.is_unix else "{port}"
+                    return StartError(message, hint=f"does it use {placeholder}? The command has to pass it on")
         return StartError(message, hint=self._hint or "`health.start_timeout` gives it more time")
 
 

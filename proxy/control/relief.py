@@ -105,11 +105,15 @@ async def hand_over(pool: WorkerPool, old: Worker, new: Worker, nursery: trio.Nu
 
 async def _hand_over(pool: WorkerPool, old: Worker, new: Worker) -> tuple[Relieved, Pending]:
     await _check(old, new)
+    try:
+        giving, taking = _connect(old, new)
+    except OSError as reason:  # as without descriptors; nothing has begun
+        await _dismiss(new)
+        raise _failed(old, new, f"they cannot be connected: {reason.strerror or reason}") from reason
     listening, old.listening, old.is_deaf = old.listening, {}, True
     had_place = pool.holder(old.index) is old
     if had_place:
         pool.vacate(old.index)  # whichever of them ends meanwhile is not replaced yet
-    giving, taking = _connect(old, new)
     await _answered(giving, taking)
     taken = taking.ack
     if taken and not taken.error:
@@ -141,13 +145,18 @@ async def _hand_over(pool: WorkerPool, old: Worker, new: Worker) -> tuple[Reliev
 async def _check(old: Worker, new: Worker) -> None:
     """Raise UpgradeError where it is better not to begin; a taker that was started for this is stopped then."""
     if old.link.lost:
-        if new.is_deaf:
-            new.process.kill()
-            await new.ended.wait()
+        await _dismiss(new)
         raise _failed(old, new, "that one has died")
     # What is given to one that hangs would hang with it. One that was just started has just answered.
     if not new.is_deaf and await _outcome(new.link.post(wire.Snapshot), _ANSWER_TIMEOUT) is None:
         raise _failed(old, new, "it does not answer just now")
+
+
+async def _dismiss(new: Worker) -> None:
+    """Stop a taker that was started for this, and has nothing."""
+    if new.is_deaf:
+        new.process.kill()
+        await new.ended.wait()
 
 
 async def _stop_idle(pool: WorkerPool, new: Worker, giving: Pending, taking: Pending) -> None:
@@ -159,8 +168,7 @@ async def _stop_idle(pool: WorkerPool, new: Worker, giving: Pending, taking: Pen
         carried = [pending.ack.carried for pending in (giving, taking) if pending.ack]
         if not any(carried) and not pool.traffic.connections(new):
             # If it hangs, only when it is certainly gone does the old one go on with what was on the way.
-            new.process.kill()
-            await new.ended.wait()
+            await _dismiss(new)
     if taking.done.is_set():  # else the old one may have to wait for it, and accepts meanwhile
         await _outcome(giving, TIMEOUT)
 

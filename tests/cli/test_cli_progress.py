@@ -85,4 +85,4 @@ def test_for_how_long_both_generations_accepted(values: dict[str, float | None],
 def test_a_failure_without_a_reason_or_output_is_still_a_sentence() -> None:
     message, hint = outcome.failure(result_of(result="failed", hint="", output=[]))
     assert message == "swap of web to v2 failed: no reason was given (v1 still serves)"
-    assert hint == "all of them: proxyctl logs v2 --service web"
+    assert hint == "what it printed: proxyctl logs v2 --service web"

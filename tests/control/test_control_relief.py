@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -353,6 +354,27 @@ async def test_an_old_worker_that_dies_before_it_begins_leaves_no_worker_too_man
         await relieve(life)
     await until(lambda: life.pool.workers == [life.pool.holder(0)] != [old])
     assert await greeted_by(listener, 3) == {b"one"}
+
+
+async def test_without_descriptors_for_a_relief_everything_stays_as_it_is(
+    here: Lives, backends: Backends, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life = await serving(here, backends, listener)
+    (old,) = life.pool.workers
+    client = await visit(listener)
+
+    def exhausted(*_: object) -> Any:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as context:
+        context.setattr(relief, "_connect", exhausted)
+        with pytest.raises(UpgradeError, match="Too many open files"):
+            await relieve(life)
+    assert life.pool.workers == [old] == [life.pool.holder(0)]
+    assert await client.ask() == b"one"
+    assert await greeted_by(listener, 3) == {b"one"}
+    assert (await relieve(life)).carried >= 1
+    await client.close()
 
 
 # When it fails, and both live.

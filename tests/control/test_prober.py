@@ -263,6 +263,15 @@ async def test_a_server_that_closes_its_port_and_lives_on_is_noticed(here: World
     assert changes == [(False, "connection refused")]
 
 
+async def test_of_a_backend_that_never_listens_it_is_said(here: World) -> None:
+    """A slow start, or no server at all: the port it was given is not what is wrong."""
+    with pytest.raises(StartError) as caught:
+        await wait(here, ("sleep", "60"), start_timeout=1)
+    address = here.started[0].address
+    assert caught.value.message.endswith(f"nothing listens on {address}; the process listens on no address at all")
+    assert "start_timeout" in caught.value.hint
+
+
 async def test_a_backend_that_ignores_its_port_is_told_where_it_listens(here: World) -> None:
     code = "import socket,time; s=socket.create_server(('0.0.0.0',0)); print(s.getsockname()[1],flush=True); "
     code += "time.sleep(60)"
