@@ -428,6 +428,8 @@ def test_in_taking_over(world: World, point: str, amid: str) -> None:
         assert not kept.errors
         now = proxy.service()
         assert _essentials(now) == _essentials(old)
+        # Each process looks anew how far its own clock is from Unix time.
+        assert _deadlines(now) == pytest.approx(_deadlines(old), abs=0.05)
         assert proxy.workers() == workers
         assert proxy.history("web") == before
     if amid == "drain":
@@ -446,4 +448,8 @@ def _essentials(service: dict[str, Any]) -> list[Any]:
 def _lasting(generation: dict[str, Any]) -> list[Any]:
     drain = generation["drain"] or {}
     values = [generation[name] for name in ("id", "version", "state", "since", "replicas")]
-    return values + [drain.get(name) for name in ("started", "deadline", "initial")]
+    return values + [drain.get(name) for name in ("started", "initial")]
+
+
+def _deadlines(service: dict[str, Any]) -> list[float]:
+    return [each["drain"]["deadline"] for each in service["generations"] if each["drain"]]
